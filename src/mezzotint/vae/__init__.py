@@ -1,0 +1,9 @@
+"""Latent to pixels and back: the autoencoder and its codec."""
+
+from __future__ import annotations
+
+from .autoencoder import Autoencoder, Moments
+from .codec import Codec, from_uint8, to_uint8
+from .config import AutoencoderConfig
+
+__all__ = ["Autoencoder", "AutoencoderConfig", "Codec", "Moments", "from_uint8", "to_uint8"]

@@ -1,0 +1,74 @@
+"""Latents at unit variance, and pixels: what stands between the pictures that people see and the U-Net.
+
+B pictures, H W their height and width in pixels, z h w the latent's channels, height and width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..types import UserError
+from .autoencoder import Autoencoder
+
+
+class Codec:
+    """An autoencoder with its scale: encoded pictures have about unit variance, as the noise schedule expects.
+
+    The scale has one home, the autoencoder's config (scaling_factor, shift_factor).
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        self.autoencoder = autoencoder
+
+    @property
+    def factor(self) -> int:
+        """How many times the latent is smaller than the picture, along one side."""
+        return self.autoencoder.config.factor
+
+    @property
+    def channels(self) -> int:
+        """Channels z of a latent."""
+        return self.autoencoder.config.latent_channels
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The scaled mean latent [B z h w] of pixels [B 3 H W] in [-1, 1], in the dtype of the autoencoder.
+
+        Raises UserError unless H and W are multiples of `factor`.
+        """
+        height, width = pixels.shape[-2:]
+        if height % self.factor != 0 or width % self.factor != 0:
+            raise UserError(
+                f"The picture is {width} by {height} pixels; both sides must be multiples of {self.factor}: crop it."
+            )
+        return self.scale(self.autoencoder.encode(self._placed(pixels)).mean)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pixels [B 3 H W], clamped to [-1, 1], of a scaled latent [B z h w], in the dtype of the autoencoder."""
+        return self.autoencoder.decode(self._placed(self.unscale(latent))).clamp(-1.0, 1.0)
+
+    def scale(self, z: Tensor) -> Tensor:
+        """The autoencoder's own latent to one of about unit variance."""
+        config = self.autoencoder.config
+        return (z if config.shift_factor is None else z - config.shift_factor) * config.scaling_factor
+
+    def unscale(self, latent: Tensor) -> Tensor:
+        """The inverse of `scale`."""
+        config = self.autoencoder.config
+        z = latent / config.scaling_factor
+        return z if config.shift_factor is None else z + config.shift_factor
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """On the device and in the dtype of the autoencoder."""
+        return x.to(self.autoencoder.decoder.conv_in.weight)
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Bytes [B H W 3] on the CPU of pixels [B 3 H W] in [-1, 1]: (x + 1) / 2 * 255, rounded; out of range is clipped."""
+    unit = (pixels.detach().float() / 2 + 0.5).clamp(0.0, 1.0)
+    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def from_uint8(bytes_: Tensor) -> Tensor:
+    """Pixels [B 3 H W] in [-1, 1], 32-bit floats, of bytes [B H W 3]; `to_uint8` brings the same bytes back."""
+    return bytes_.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1.0

@@ -1,0 +1,1 @@
+"""Noisy latent + Conditioning -> clean estimate: attention, blocks, U-Net, denoiser."""

@@ -1,0 +1,143 @@
+"""Attention and the transformer blocks that stand between the U-Net's ResNet blocks.
+
+Legend: B rows, N queries (the h*w positions of a latent), L keys (text tokens, or N again), C channels, D width of a
+text token. Module names are those of diffusers, so that its files load with nothing converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for every head (Vaswani et al. 2017, equation 1).
+
+    q [B N C], k and v [B L C], each head taking d = C / heads neighbouring channels; gives [B N C].
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    if torch.is_grad_enabled() and q.device.type == "cpu":
+        # The backward pass of torch's CPU kernel is several times slower than that of plain products.
+        weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
+        out = weights.to(v.dtype) @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class ProjectedText:
+    """The keys and values of every cross-attention for a batch of prompts, computed once and read at every step.
+
+    pairs holds (k [B L C], v [B L C]), in the order in which the U-Net runs.
+    """
+
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def cat(cls, parts: Sequence[ProjectedText]) -> ProjectedText:
+        """The rows of all parts, side by side along the batch."""
+        columns = zip(*(part.pairs for part in parts), strict=True)
+        return cls(tuple((torch.cat([k for k, _ in pairs]), torch.cat([v for _, v in pairs])) for pairs in columns))
+
+
+class Attention(nn.Module):
+    """Multi-head attention from the latent to itself, or to text tokens `context_dim` wide."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(dim if context_dim is None else context_dim, dim, bias=False)
+        self.to_v = nn.Linear(dim if context_dim is None else context_dim, dim, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B L C] of the context [B L D]."""
+        return self.to_k(context), self.to_v(context)
+
+    def forward(self, x: Tensor, projected: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Attend from x [B N C] to itself, or to the keys and values that are given; gives [B N C]."""
+        k, v = self.project(x) if projected is None else projected
+        return self.to_out[0](attend(self.to_q(x), k, v, self.heads))
+
+
+class GEGLU(nn.Module):
+    """A linear layer gated by the GELU of another (Shazeer 2020): [.. C] -> [.. C']."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project and gate x [.. C]."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Widen four times, gate, narrow: [B N C] -> [B N C]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the layers; the middle one is diffusers' dropout, which we do not have."""
+        for layer in self.net:
+            x = layer(x)
+        return x
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention on the text, feed-forward, each normalised before and added to its input."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = Attention(dim, heads, context_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim)
+
+    def forward(self, x: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
+        """Mix x [B N C], reading the keys and values of the text."""
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer(nn.Module):
+    """Transformer blocks over the h*w positions of a latent: [B C h w] -> [B C h w]."""
+
+    def __init__(self, dim: int, heads: int, *, context_dim: int, depth: int, groups: int, linear: bool) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
+        self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(dim, heads, context_dim) for _ in range(depth)])
+        self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, text: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """Each transformer block takes the next keys and values of `text`."""
+        # A 1x1 convolution is a linear layer over positions; a channels_last latent is a [B h*w C] sequence already.
+        y = positions(self.norm(x))
+        y = F.linear(y, self.proj_in.weight.flatten(1), self.proj_in.bias)
+        for block in self.transformer_blocks:
+            y = block(y, next(text))
+        y = F.linear(y, self.proj_out.weight.flatten(1), self.proj_out.bias)
+        return x + y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+def positions(x: Tensor) -> Tensor:
+    """[B C h w] -> [B h*w C], a view where x is channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def cross_attentions(blocks: Iterable[nn.Module]) -> list[Attention]:
+    """Every cross-attention inside the blocks, in order."""
+    return [m.attn2 for block in blocks for m in block.modules() if isinstance(m, TransformerBlock)]

@@ -40,7 +40,9 @@ class Denoiser(nn.Module):
         if projected is None:
             projected = self.project(conditioning)
         x = x.float()
-        c_skip, c_out, c_in = (c.to(x)[:, None, None, None] for c in scalings(self.schedule.prediction, sigma.double()))
+        c_skip, c_out, c_in = (
+            c.to(x)[:, None, None, None] for c in scalings(self.schedule.prediction_type, sigma.double())
+        )
         seen = c_in * x
         if conditioning.spatial is not None:
             seen = torch.cat([seen, conditioning.spatial.to(seen)], dim=1)

@@ -28,14 +28,17 @@ class UNet(nn.Module):
         levels = range(len(widths))
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = Embedding(widths[0], config.time_embed_dim)
-        if config.pooled_dim is not None:
-            name = "class_embedding" if config.addition_embed_type is None else "add_embedding"
-            self.add_module(name, Embedding(config.pooled_dim, config.time_embed_dim))
+        self.class_embedding = self._pooled_embedding(config.class_embed_type is not None)
+        self.add_embedding = self._pooled_embedding(config.addition_embed_type is not None)
         self.down_blocks = nn.ModuleList([DownBlock(level, config) for level in levels])
         self.mid_block = MidBlock(config) if config.mid_block_type is not None else None
         self.up_blocks = nn.ModuleList([UpBlock(level, config) for level in reversed(levels)])
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+    def _pooled_embedding(self, present: bool) -> Embedding | None:
+        dim = self.config.projection_class_embeddings_input_dim
+        return Embedding(dim, self.config.time_embed_dim) if present and dim is not None else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,10 +54,10 @@ class UNet(nn.Module):
         config = self.config
         waves = sinusoid(t, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
         emb = self.time_embedding(waves.to(self.dtype))
-        if config.pooled_dim is not None:
+        embedding = self.class_embedding if self.add_embedding is None else self.add_embedding
+        if embedding is not None:
             if pooled is None:
                 raise ValueError("This U-Net reads pooled conditioning and was given none.")
-            embedding = self.class_embedding if config.addition_embed_type is None else self.add_embedding
             emb = emb + embedding(pooled)
         return F.silu(emb)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ SHAPES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 SPACINGS = ("leading", "linspace", "trailing")
 
 TERMINAL_ALPHA_BAR = 2.0**-24
-"""Stands for the zero of a zero-terminal-SNR schedule, so that its last sigma is 4096, less 3e-8 of it, not infinite."""
+"""Stands for the zero of a zero-terminal-SNR schedule, so that its last sigma is not infinite but 4096 (less 1e-4)."""
 
 SPACED_LEADING = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
 """The diffusers classes whose spacing, when their file does not say, is "leading"; the others' is "linspace"."""
@@ -194,8 +195,9 @@ class NoiseSchedule:
             stride = self.num_train_timesteps // steps
             offset = min(self.steps_offset, last - (steps - 1) * stride)
             return [i * stride + offset for i in reversed(range(steps))]
-        stride = self.num_train_timesteps / steps
-        return [round(self.num_train_timesteps - i * stride) - 1 for i in range(steps)]
+        # numpy's arange, because its rounding decides the halves; it may give one too many, which is dropped.
+        edges = np.arange(self.num_train_timesteps, 0, -self.num_train_timesteps / steps)[:steps]
+        return [round(edge) - 1 for edge in edges.tolist()]
 
     def walk(self, steps: int) -> list[float]:
         """The sigmas of a walk from noise to latent: steps + 1 of them, descending, the last 0.
@@ -206,7 +208,7 @@ class NoiseSchedule:
 
 
 def _interpolate(at: float | Tensor, x: Tensor, y: Tensor, *, log: bool = False, exp: bool = False) -> Any:
-    """Value of y over ascending x [T], piecewise linear and constant beyond the ends, at `at` (or its log; or exp of it)."""
+    """The value of y over ascending x [T] at `at` (or its log, or exp of it), linear, and constant beyond the ends."""
     place = torch.as_tensor(at).detach().to("cpu", torch.float64)
     place = (place.log() if log else place).clamp(x[0], x[-1])
     right = torch.searchsorted(x, place.contiguous(), right=True).clamp(1, len(x) - 1)

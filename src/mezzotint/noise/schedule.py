@@ -182,22 +182,23 @@ class NoiseSchedule:
     def timesteps(self, steps: int) -> list[int]:
         """The `steps` timesteps of a walk, descending, as diffusers' DDIMScheduler spaces them.
 
-        Two things are ours: "leading" drops as much of `steps_offset` as would leave the table, and more steps than
-        the schedule has raise UserError, as do fewer than 1.
+        Differences, all at the edges: "leading" drops as much of `steps_offset` as would leave the table, one step of
+        "linspace" begins at the last timestep, not the first, and "trailing" never gives a step too many. Raises
+        UserError for more steps than the schedule has, or fewer than 1.
         """
-        last = self.num_train_timesteps - 1
-        if not 1 <= steps <= self.num_train_timesteps:
-            raise UserError(f"The number of steps is {steps}; this model takes from 1 to {self.num_train_timesteps}.")
-        if self.timestep_spacing == "linspace":
-            # One step from timestep 0, as numpy's linspace of one has it, would begin without noise.
-            return [round(last * (1 - i / (steps - 1))) for i in range(steps)] if steps > 1 else [last]
+        count = self.num_train_timesteps
+        if not 1 <= steps <= count:
+            raise UserError(f"The number of steps is {steps}; this model takes from 1 to {count}.")
         if self.timestep_spacing == "leading":
-            stride = self.num_train_timesteps // steps
-            offset = min(self.steps_offset, last - (steps - 1) * stride)
+            stride = count // steps
+            offset = min(self.steps_offset, count - 1 - (steps - 1) * stride)
             return [i * stride + offset for i in reversed(range(steps))]
-        # numpy's arange, because its rounding decides the halves; it may give one too many, which is dropped.
-        edges = np.arange(self.num_train_timesteps, 0, -self.num_train_timesteps / steps)[:steps]
-        return [round(edge) - 1 for edge in edges.tolist()]
+        # numpy's linspace and arange, because their rounding decides the halves.
+        if self.timestep_spacing == "linspace" and steps > 1:
+            places = np.linspace(0, count - 1, steps)[::-1].round()
+        else:
+            places = np.arange(count, 0, -count / steps)[:steps].round() - 1
+        return places.astype(int).tolist()
 
     def walk(self, steps: int) -> list[float]:
         """The sigmas of a walk from noise to latent: steps + 1 of them, descending, the last 0.

@@ -169,7 +169,10 @@ class UNetConfig:
         heads = values.get("num_attention_heads")
         if heads is not None:
             mine["attention_head_dim"] = tuple(heads) if isinstance(heads, list) else heads
-        return cls(**mine)
+        try:
+            return cls(**mine)
+        except TypeError as error:
+            raise UserError(f"The U-Net's config.json has a value of the wrong kind among {sorted(mine)}.") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The config.json that `diffusers.UNet2DConditionModel` loads."""

@@ -88,7 +88,7 @@ def test_a_saved_folder_loads_in_diffusers(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_dict()))
     save_file(ours.state_dict(), tmp_path / "diffusion_pytorch_model.safetensors")
     theirs, info = AutoencoderKL.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert AutoencoderConfig.from_dict(dict(theirs.config)) == TINY
     latent = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ class Moments:
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + std * noise for unit-variance noise [B z h w] (arXiv:1312.6114, section 2.4)."""
+        """Sample mean + std * noise for unit-variance noise [B z h w] (arXiv:1312.6114, section 2.4)."""
         return self.mean + self.std * noise
 
     def kl(self) -> Tensor:
@@ -61,6 +62,7 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C' h w]."""
         h: Tensor = self.conv1(self.act(self.norm1(x)))
         h = self.conv2(self.act(self.norm2(h)))
         return self.conv_shortcut(x) + h
@@ -78,6 +80,7 @@ class AttentionBlock(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C h w]."""
         tokens: Tensor = self.group_norm(x).flatten(2).transpose(1, 2)  # [B hw C]
         q, k, v = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
         mixed: Tensor = self.to_out[0](single_head_attention(q, k, v))
@@ -103,6 +106,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C h/2 w/2]."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -114,6 +118,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C 2h 2w]."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -127,6 +132,7 @@ class DownBlock(nn.Module):
         self.downsamplers = nn.ModuleList([] if last else [Downsample(out_channels)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C' h/2 w/2], or [B C' h w] if it is the coarsest."""
         for layer in (*self.resnets, *self.downsamplers):
             x = layer(x)
         return x
@@ -142,6 +148,7 @@ class UpBlock(nn.Module):
         self.upsamplers = nn.ModuleList([] if last else [Upsample(out_channels)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C' 2h 2w], or [B C' h w] if it is the finest."""
         for layer in (*self.resnets, *self.upsamplers):
             x = layer(x)
         return x
@@ -156,6 +163,7 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([AttentionBlock(config, channels)] if config.mid_block_add_attention else [])
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C h w]."""
         for layer in (self.resnets[0], *self.attentions, self.resnets[1]):
             x = layer(x)
         return x
@@ -178,6 +186,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B in H W] -> [B 2z h w]."""
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
@@ -202,6 +211,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
+        """[B z h w] -> [B out H W]."""
         x: Tensor = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
@@ -230,7 +240,7 @@ class Autoencoder(nn.Module):
         return self.decoder(self.post_quant_conv(z))
 
     def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Moments]:
-        """Reconstruction [B out H W] and moments of pixels [B in H W]; decodes the mean, or the sample that noise makes."""
+        """Reconstruction [B out H W] and moments of pixels [B in H W]; noise [B z h w] decodes a sample."""
         moments = self.encode(pixels)
         return self.decode(moments.mean if noise is None else moments.sample(noise)), moments
 
@@ -242,4 +252,4 @@ def resnet_chain(config: AutoencoderConfig, widths: Sequence[int]) -> nn.ModuleL
 
 def pairs_of(widths: Sequence[int]) -> list[tuple[int, int]]:
     """Each width with the one after it."""
-    return list(zip(widths[:-1], widths[1:], strict=True))
+    return list(pairwise(widths))

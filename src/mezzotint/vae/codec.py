@@ -64,7 +64,7 @@ class Codec:
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """Bytes [B H W 3] on the CPU of pixels [B 3 H W] in [-1, 1]: (x + 1) / 2 * 255, rounded; out of range is clipped."""
+    """Bytes [B H W 3] on the CPU of pixels [B 3 H W] in [-1, 1]: (x + 1) / 2 * 255 rounded, what is outside clipped."""
     unit = (pixels.detach().float() / 2 + 0.5).clamp(0.0, 1.0)
     return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 

@@ -210,7 +210,7 @@ class NoiseSchedule:
 
 def _interpolate(at: float | Tensor, x: Tensor, y: Tensor, *, log: bool = False, exp: bool = False) -> Any:
     """The value of y over ascending x [T] at `at` (or its log, or exp of it), linear, and constant beyond the ends."""
-    place = torch.as_tensor(at).detach().to("cpu", torch.float64)
+    place = (at.detach().cpu() if isinstance(at, Tensor) else torch.tensor(at, dtype=torch.float64)).double()
     place = (place.log() if log else place).clamp(x[0], x[-1])
     right = torch.searchsorted(x, place.contiguous(), right=True).clamp(1, len(x) - 1)
     weight = (place - x[right - 1]) / (x[right] - x[right - 1])

@@ -1,3 +1,55 @@
-"""Mezzotint: one package for the whole life of a text-to-image latent diffusion model."""
+"""Mezzotint: one package for the whole life of a text-to-image latent diffusion model.
+
+    import mezzotint
+    pipe = mezzotint.load("still-life")
+    pipe("a red sphere to the left of a blue cube", seed=7).save("out.png")
+
+The names in `__all__` are the public ones. Importing this imports no torch; `load` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .types import Conditioning, Request, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .pipeline import Pipeline
+    from .store.checksum import Checksums
 
 __version__ = "0.1.0"
+__all__ = ["Conditioning", "Pipeline", "Request", "UserError", "__version__", "load"]
+
+
+def load(
+    model: str | Path = "still-life",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    checksums: Checksums | None = None,
+) -> Pipeline:
+    """The model, ready to draw: a shipped model's name, or a folder in the diffusers layout.
+
+    `device` none is the accelerator if there is one, else the CPU. `dtype` none is 32 bits on a CPU and as stored
+    elsewhere; else float32, bfloat16 or float16. `checksums` are the folder's, if they were begun earlier.
+    Raises UserError for a model that is missing, damaged or of another kind, and a device that is not there.
+    """
+    from .pipeline import Pipeline
+    from .store.device import choose_device, choose_dtype
+    from .store.folder import load_folder
+    from .store.models import resolve
+
+    parts = load_folder(resolve(model), choose_device(device), choose_dtype(dtype), checksums)
+    return Pipeline.of(parts, name=str(model))
+
+
+def __getattr__(name: str) -> Any:
+    """Pipeline, imported when it is first asked for, because it imports torch."""
+    if name == "Pipeline":
+        from .pipeline import Pipeline
+
+        return Pipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,146 @@
+"""`mezzotint generate`: words to picture files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..store.beside import check_writable
+from ..store.facts import read_facts
+from ..store.models import resolve
+from ..types import Request, UserError
+from .flags import add_flags, make_parser, size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ABOUT = "Draw pictures from words."
+MAX_COUNT = 10_000
+SHEET_GAP = 4
+"""Pixels between the pictures of a sheet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the pictures themselves do not depend on."""
+
+    out: Path = Path("out.png")
+    """The picture's file: .png carries its request; .jpg and .webp carry the parameters as text."""
+    count: int = 1
+    """How many pictures, with seeds that count up; NAME-0, NAME-1, ... and NAME itself, a sheet of them all."""
+    device: str | None = None
+    """Where to draw: cpu, cuda, ...; by default the accelerator if there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of the networks; by default 32 bits on a CPU and as stored elsewhere."""
+    json: bool = False
+    """Print one JSON object: files, seed, seconds, request."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a number of pictures that cannot be."""
+        if not 1 <= self.count <= MAX_COUNT:
+            raise UserError(f"The number of pictures is {self.count}; it must be from 1 to {MAX_COUNT}.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Draw what the arguments ask for. Everything that can be wrong with them is found before the model is loaded."""
+    began = time.perf_counter()
+    given, options = read(argv)
+    folder = resolve(given.get("model", Request.model))
+    request = read_facts(folder).request(**given)
+    check(request)
+    requests = [request.but(seed=request.seed + number) for number in range(options.count)]
+    targets = names(options.out, options.count)
+    for target in targets:
+        check_writable(target)
+    check_writable(options.out)
+
+    from ..store.png import Provenance, picture_format, write_picture, write_plain
+
+    picture_format(options.out)
+    from .drawing import draw, open_model
+
+    opened = open_model(request.model, folder, options.device, options.dtype)
+    images: list[Image] = []
+    drawn: list[Request] = []
+    for picture, target in zip(draw(opened.pipe, requests), targets, strict=True):
+        made_with = opened.made_with()
+        provenance = Provenance(request=picture.request, weights=opened.checksums.whole, made_with=made_with)
+        write_picture(picture.image, target, provenance)
+        drawn.append(picture.request)
+        if options.count > 1:
+            images.append(picture.image)
+    if options.count > 1:
+        write_plain(sheet(images), options.out)
+    seconds = time.perf_counter() - began
+    tell(options, targets, drawn[0], seconds)
+    return 0
+
+
+def read(argv: Sequence[str]) -> tuple[dict[str, Any], Options]:
+    """The fields of a request that were given, with a seed in any case, and the options."""
+    parser = make_parser("generate", ABOUT)
+    parser.add_argument("prompt", help="What to draw, in quotes.")
+    defaults = {name: f"the model's own, else {getattr(Request, name)}" for name in ("steps", "guidance", "sampler")}
+    without = ("prompt", "width", "height")
+    add_flags(parser, Request, without=without, defaults=defaults | {"seed": "drawn by chance"})
+    parser.add_argument(
+        "--size", type=size, metavar="WxH", help="Pixels; by default the size the model was trained at."
+    )
+    add_flags(parser, Options, short={"out": "-o", "count": "-n"})
+    parsed = vars(parser.parse_args(argv))
+    shape = parsed.pop("size")
+    if shape is not None:
+        parsed["width"], parsed["height"] = shape
+    parsed.setdefault("seed", int.from_bytes(os.urandom(4), "little"))
+    options = {name: parsed.pop(name) for name in list(parsed) if name in Options.__dataclass_fields__}
+    return parsed, Options(**options)
+
+
+def check(request: Request) -> None:
+    """Raise UserError for a prompt without a word, and for a sampler that there is not."""
+    if not any(character.isalnum() for character in request.prompt):
+        raise UserError("The prompt has no word in it: say what to draw, such as 'a red sphere'.")
+    from ..sampling.samplers import sampler_named
+
+    sampler_named(request.sampler)
+
+
+def names(out: Path, count: int) -> list[Path]:
+    """The pictures' files: `out` itself, or for several out-0, out-1, ... with the same end."""
+    if count == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(count)]
+
+
+def sheet(images: Sequence[Image]) -> Image:
+    """All pictures on one, row after row, as nearly square as can be."""
+    from PIL import Image
+
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    width, height = images[0].width + SHEET_GAP, images[0].height + SHEET_GAP
+    whole = Image.new("RGB", (columns * width - SHEET_GAP, rows * height - SHEET_GAP), "white")
+    for number, image in enumerate(images):
+        whole.paste(image, (number % columns * width, number // columns * height))
+    return whole
+
+
+def tell(options: Options, targets: Sequence[Path], request: Request, seconds: float) -> None:
+    """Say what was written; `request` is the first picture's."""
+    files = [str(target) for target in targets]
+    if options.json:
+        told: dict[str, Any] = {"files": files, "seed": request.seed, "seconds": round(seconds, 3)}
+        if options.count > 1:
+            told["sheet"] = str(options.out)
+        print(json.dumps(told | {"request": request.to_dict()}, ensure_ascii=False))
+        return
+    if options.count > 1:
+        files = [f"{files[0]} to {files[-1]}", f"{options.out} (all of them on a sheet)"]
+    seeds = str(request.seed) if options.count == 1 else f"{request.seed} to {request.seed + options.count - 1}"
+    print(f"{', '.join(files)}: seed {seeds}, {seconds:.1f} s")

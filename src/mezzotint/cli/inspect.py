@@ -1,0 +1,62 @@
+"""`mezzotint inspect`: what a model file or folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..store.inspect import inspect
+from ..types import UserError
+from .flags import parse
+
+ABOUT = "Say what a model file or folder holds, from its headers alone."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to look at."""
+
+    path: Path
+    """A .safetensors file, a folder in the diffusers layout, or a shipped model's name."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print what is there."""
+    options = parse(Options, "inspect", argv, ABOUT, "path")
+    told = inspect(located(options.path))
+    print(json.dumps(told, ensure_ascii=False) if options.json else "\n".join(lines(told)))
+    return 0
+
+
+def located(path: Path) -> Path:
+    """The path itself where something is, else the folder of the shipped model of that name."""
+    if path.expanduser().exists():
+        return path
+    from ..store.models import resolve
+
+    try:
+        return resolve(path)
+    except UserError as error:
+        raise UserError(f"There is no file, folder or shipped model {str(path)!r}: check the name.") from error
+
+
+def lines(told: dict[str, Any], indent: str = "") -> list[str]:
+    """The facts as lines of text, a nested one indented under its name."""
+    shown: list[str] = []
+    for name, value in told.items():
+        label = name.replace("_", " ")
+        if isinstance(value, dict):
+            if value:
+                shown += [f"{indent}{label}", *lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            shown.append(f"{indent}{label:<22}{', '.join(str(item) for item in value)}")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            shown.append(f"{indent}{label:<22}{value:,}")
+        elif value is not None:
+            shown.append(f"{indent}{label:<22}{value}")
+    return shown

@@ -1,0 +1,58 @@
+"""Sums of a model's weight files, worked out in a thread while other things start. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from threading import Thread
+
+from ..types import UserError
+from .layout import all_weight_files
+
+
+class Checksums:
+    """The SHA-256 of every weight file of a folder, being worked out from the moment this is made.
+
+    Hashing lets go of the interpreter, so it costs the caller no time where a core is free.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sums: dict[str, str] = {}
+        self._error: OSError | UserError | None = None
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            for path in all_weight_files(self.folder):
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                self._sums[path.relative_to(self.folder).as_posix()] = digest
+        except (OSError, UserError) as error:
+            self._error = error
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """Hexadecimal sum by path in the folder; waits until they are done. Raises UserError if a file was missing."""
+        self._thread.join()
+        if isinstance(self._error, UserError):
+            raise self._error
+        if self._error is not None:
+            raise UserError(f"The weights in {self.folder} cannot be read: {self._error.strerror}.") from self._error
+        return self._sums
+
+    @property
+    def whole(self) -> str:
+        """One sum for the whole model, hexadecimal: that of its files' names and sums, a line each."""
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.sums.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def check(self, told: dict[str, str]) -> None:
+        """Raise UserError naming the first file whose sum is not what it is told to be."""
+        for name, digest in told.items():
+            if self.sums.get(name) != digest:
+                raise UserError(
+                    f"{self.folder / name} is damaged (its SHA-256 is not the one in mezzotint.json): get it again, "
+                    f"or take its sum out of that file if you changed the weights on purpose."
+                )

@@ -1,0 +1,46 @@
+"""Where a model runs and in what precision, from what a user types."""
+
+from __future__ import annotations
+
+import torch
+
+from ..types import UserError
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+"""The precisions that a model can run in, by the names people use."""
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; none is the accelerator if there is one, else the CPU.
+
+    Raises UserError for a name that is no device, or one that this machine does not have.
+    """
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise UserError(f"There is no device {str(device)!r} here: use cpu, or one that torch finds.") from error
+    if chosen.type == "meta":
+        raise UserError("The device meta holds no numbers: use cpu, or one that torch finds.")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of that name; none stays none. Raises UserError for one that a model cannot run in."""
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise UserError(f"There is no dtype {dtype!r}: use one of {', '.join(DTYPES)}.")
+        return DTYPES[dtype]
+    if dtype is not None and dtype not in DTYPES.values():
+        raise UserError(f"A model cannot run in {dtype}: use one of {', '.join(DTYPES)}.")
+    return dtype

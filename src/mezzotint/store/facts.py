@@ -1,0 +1,102 @@
+"""What a model folder says of itself beside diffusers' files: mezzotint.json. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+from ..types import Request, UserError
+
+FILE_NAME = "mezzotint.json"
+SETTLED = ("prompt", "seed", "model")
+"""The fields of a request that no model may give a default for."""
+
+
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
+def _no_sums() -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A model's name, what it was made from, and how it is best drawn with."""
+
+    name: str = ""
+    """What the model is called."""
+    about: str = ""
+    """One line for `mezzotint models`."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Width and height in pixels of the pictures it was trained on; the first is what it draws when not told."""
+    recipe: dict[str, Any] = field(default_factory=_nothing)
+    """What made it: the recipe's name and its resolved configuration."""
+    defaults: dict[str, Any] = field(default_factory=_nothing)
+    """Fields of a request that this model is best drawn with: steps, guidance, sampler, ..."""
+    sha256: dict[str, str] = field(default_factory=_no_sums)
+    """Sums of the weight files by their path in the folder, so that damage is noticed."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a default that no request has, or that it may not have."""
+        known = sorted({entry.name for entry in fields(Request)} - set(SETTLED))
+        for name in self.defaults:
+            if name not in known:
+                raise UserError(f"The model has a default for {name!r}; it can have one for {', '.join(known)}.")
+        for size in self.sizes:
+            if len(size) != 2 or min(size) < 1:
+                raise UserError(f"The model has the training size {list(size)}; it must be a width and a height.")
+
+    def request(self, **given: Any) -> Request:
+        """A request with what is given, then what the model is best drawn with, then what any request has.
+
+        Raises UserError for a value that no request can have.
+        """
+        return Request(**{**self.defaults, **given})
+
+
+def read_facts(folder: Path) -> Facts:
+    """What the folder's mezzotint.json says; a folder without one is known by its own name alone.
+
+    Raises UserError where the file is damaged or has a key that is not known.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return Facts(name=folder.absolute().name)
+    values = read_json(path)
+    unknown = sorted(set(values) - {entry.name for entry in fields(Facts)})
+    if unknown:
+        raise UserError(f"{path} has unknown keys: {', '.join(unknown)}.")
+    try:
+        if "sizes" in values:
+            values["sizes"] = tuple((int(width), int(height)) for width, height in values["sizes"])
+        return Facts(**values)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path} holds values of the wrong kind: get it again.") from error
+
+
+def write_facts(facts: Facts, folder: Path) -> None:
+    """Write the folder's mezzotint.json."""
+    write_json(asdict(facts), folder / FILE_NAME)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises UserError where there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON, or is damaged: get it again.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} does not hold a JSON object: get it again.")
+    return cast("dict[str, Any]", values)
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """Write an object as indented JSON with a newline at the end."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,45 @@
+"""Where a diffusers folder keeps its parts' weights. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..types import UserError
+from .facts import read_json
+from .header import Header, read_header
+
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+"""The parts that have weights, and what their files are called."""
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether it is a folder in the diffusers layout."""
+    return (path / "model_index.json").is_file()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of one part: one, or the shards that its index names; a 16-bit variant if that is all.
+
+    Raises UserError where there are none, and says so if they are pickles, which are never read.
+    """
+    stem = STEMS.get(folder.name, "diffusion_pytorch_model")
+    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = read_json(index).get("weight_map", {})
+            return [folder / shard for shard in sorted(set(shards.values()))]
+    if any(folder.glob("*.bin")):
+        raise UserError(f"{folder} has only pickled weights (.bin), which can run code: save it as safetensors.")
+    raise UserError(f"{folder} has no {stem}.safetensors: the model is incomplete, get it again.")
+
+
+def weight_headers(folder: Path) -> list[Header]:
+    """The headers of one part's weight files. Raises UserError where a file is missing or damaged."""
+    return [read_header(path) for path in weight_files(folder)]
+
+
+def all_weight_files(folder: Path) -> list[Path]:
+    """Every weight file of a model folder, part after part. Raises UserError where a part has none."""
+    return [path for part in STEMS for path in weight_files(folder / part)]

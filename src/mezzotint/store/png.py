@@ -1,0 +1,139 @@
+"""Pictures on disk: a PNG carries its whole Request, so that it can be drawn again.
+
+The text chunk `mezzotint` holds JSON: the request, the versions, the sum of the model's weights, device and dtype. The
+chunk `parameters` says the same in the manner of the AUTOMATIC1111 web UI, which many other programs read; JPEG and
+WebP have it as the EXIF UserComment. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ..types import Request, UserError
+from .beside import file_beside
+
+CHUNK = "mezzotint"
+PARAMETERS = "parameters"
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""The kinds of picture that are written, by the end of the name."""
+EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
+A1111_SAMPLERS = {
+    "euler": "Euler",
+    "euler-ancestral": "Euler a",
+    "heun": "Heun",
+    "ddim": "DDIM",
+    "dpmpp-2m": "DPM++ 2M",
+}
+"""What the AUTOMATIC1111 web UI calls the samplers that it has too."""
+
+
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a picture was made by: its request, and what else its bits depend on."""
+
+    request: Request
+    weights: str = ""
+    """The sum of the model's weights, hexadecimal."""
+    made_with: dict[str, Any] = field(default_factory=_nothing)
+    """Versions of mezzotint and torch, device and dtype."""
+
+
+def picture_format(path: Path) -> str:
+    """The kind of picture that a name asks for. Raises UserError where it is none that can be written."""
+    if path.suffix.lower() not in FORMATS:
+        ends = ", ".join(FORMATS)
+        raise UserError(f"{path} does not end in a kind of picture that can be written: use one of {ends}.")
+    return FORMATS[path.suffix.lower()]
+
+
+def write_picture(image: Image.Image, path: Path, provenance: Provenance) -> None:
+    """Write a picture with its provenance, by write-and-rename.
+
+    Raises UserError where the name's end is no kind of picture, or the place cannot be written.
+    """
+    kind = picture_format(path)
+    parameters = a1111_text(provenance, image.size)
+    with file_beside(path) as temporary:
+        if kind == "PNG":
+            info = PngInfo()
+            record = {"request": provenance.request.to_dict(), "weights": provenance.weights, **provenance.made_with}
+            info.add_itxt(CHUNK, json.dumps(record, ensure_ascii=False))
+            info.add_itxt(PARAMETERS, parameters)
+            image.save(temporary, format=kind, pnginfo=info)
+            return
+        exif = Image.Exif()
+        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
+        if kind == "WEBP":
+            image.save(temporary, format=kind, exif=exif, lossless=True)
+        else:
+            image.save(temporary, format=kind, exif=exif, quality=95)
+
+
+def write_plain(image: Image.Image, path: Path) -> None:
+    """Write a picture that carries nothing, such as a sheet, by write-and-rename. Raises as `write_picture` does."""
+    kind = picture_format(path)
+    with file_beside(path) as temporary:
+        image.save(temporary, format=kind)
+
+
+def read_provenance(path: Path) -> tuple[Image.Image, Provenance]:
+    """The picture in a PNG that mezzotint wrote, decoded, and its provenance.
+
+    Raises UserError where there is no such file, it is damaged, or it carries no request.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = opened.convert("RGB")
+            texts: dict[Any, Any] = opened.info
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a picture, or is damaged.") from error
+    if CHUNK not in texts:
+        raise UserError(f"{path} carries no request: give a PNG that `mezzotint generate` drew, as it was written.")
+    try:
+        record: dict[str, Any] = json.loads(texts[CHUNK])
+        request, weights = Request.from_dict(record.pop("request")), str(record.pop("weights"))
+    except UserError as error:
+        raise UserError(f"{path} carries a request that this version cannot draw: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} carries a request that is damaged.") from error
+    return image, Provenance(request=request, weights=weights, made_with=record)
+
+
+def a1111_text(provenance: Provenance, size: tuple[int, int]) -> str:
+    """The generation parameters as the AUTOMATIC1111 web UI writes them; `size` is width and height in pixels."""
+    request = provenance.request
+    lines = [one_line(request.prompt)]
+    if request.negative != "":
+        lines.append(f"Negative prompt: {one_line(request.negative)}")
+    settings = {
+        "Steps": request.steps,
+        "Sampler": A1111_SAMPLERS.get(request.sampler, request.sampler),
+        "CFG scale": f"{request.guidance:g}",
+        "Seed": request.seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model hash": provenance.weights[:10],
+        "Model": Path(request.model).name,
+        "RNG": "CPU",
+        "Version": f"mezzotint {provenance.made_with.get('mezzotint', '')}".strip(),
+    }
+    quoted = {name: json.dumps(value) if "," in str(value) else value for name, value in settings.items()}
+    lines.append(", ".join(f"{name}: {value}" for name, value in quoted.items() if value != ""))
+    return "\n".join(lines)
+
+
+def one_line(text: str) -> str:
+    """The text with its line ends as blanks: a new line begins another field."""
+    return " ".join(text.splitlines())

@@ -208,6 +208,21 @@ def test_the_config_published_with_stable_diffusion_1_is_read() -> None:
     assert (config.hidden_size, config.num_attention_heads, config.eos_token_id) == (768, 12, 2)
 
 
+def test_the_towers_of_an_old_whole_config_are_read() -> None:
+    published = {
+        "model_type": "clip",
+        "projection_dim": 768,
+        "logit_scale_init_value": 2.6592,
+        "text_config": {"hidden_size": 768, "num_attention_heads": 12, "top_k": 50, "architectures": None},
+        "text_config_dict": {"intermediate_size": 3072},
+        "vision_config": {"patch_size": 14},
+        "vision_config_dict": None,
+    }
+    config = CLIPConfig.from_dict(published)
+    assert (config.projection_dim, config.text.hidden_size, config.text.intermediate_size) == (768, 768, 3072)
+    assert config.vision.patch_size == 14
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [

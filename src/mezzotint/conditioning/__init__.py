@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .clip import (
+from mezzotint.conditioning.clip import (
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
@@ -13,7 +13,7 @@ from .clip import (
     VisionOutput,
     normalise,
 )
-from .text import TextConditioner
+from mezzotint.conditioning.text import TextConditioner
 
 __all__ = [
     "CLIPConfig",

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from .clip_text import CLIPTextModel, TextOutput
-from .clip_vision import CLIPVisionModel, VisionOutput, normalise
+from mezzotint.conditioning.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from mezzotint.conditioning.clip_text import CLIPTextModel, TextOutput
+from mezzotint.conditioning.clip_vision import CLIPVisionModel, VisionOutput, normalise
 
 __all__ = [
     "CLIPConfig",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..types import UserError
-from .clip_config import CLIPTextConfig
-from .clip_transformer import Encoder
+from mezzotint.conditioning.clip_config import CLIPTextConfig
+from mezzotint.conditioning.clip_transformer import Encoder
+from mezzotint.types import UserError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .clip_config import TowerConfig
+from mezzotint.conditioning.clip_config import TowerConfig
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..types import UserError
-from .clip_config import CLIPVisionConfig
-from .clip_text import drop_position_ids
-from .clip_transformer import Encoder
+from mezzotint.conditioning.clip_config import CLIPVisionConfig
+from mezzotint.conditioning.clip_text import drop_position_ids
+from mezzotint.conditioning.clip_transformer import Encoder
+from mezzotint.types import UserError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

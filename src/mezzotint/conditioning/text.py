@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ..text import Tokenizer
-from ..types import Conditioning, UserError
-from .clip_text import CLIPTextModel
+from mezzotint.conditioning.clip_text import CLIPTextModel
+from mezzotint.text import Tokenizer
+from mezzotint.types import Conditioning, UserError
 
 
 class TextConditioner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .tokenizer import SpecialTokens, Tokenizer
-from .train import train_tokenizer
+from mezzotint.text.tokenizer import SpecialTokens, Tokenizer
+from mezzotint.text.train import train_tokenizer
 
 __all__ = ["SpecialTokens", "Tokenizer", "train_tokenizer"]

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from ..types import UserError
+from mezzotint.types import UserError
 
 BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"

@@ -10,8 +10,8 @@ from tokenizers import pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from ..types import UserError
-from .tokenizer import BOS, END_OF_WORD, EOS, Tokenizer, byte_alphabet, normalizer, pre_tokenizer
+from mezzotint.text.tokenizer import BOS, END_OF_WORD, EOS, Tokenizer, byte_alphabet, normalizer, pre_tokenizer
+from mezzotint.types import UserError
 
 PRIVATE = 0xE000  # where Unicode's private letters begin
 

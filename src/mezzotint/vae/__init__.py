@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .autoencoder import Autoencoder, Moments
-from .codec import Codec, from_uint8, to_uint8
-from .config import AutoencoderConfig
+from mezzotint.vae.autoencoder import Autoencoder, Moments
+from mezzotint.vae.codec import Codec, from_uint8, to_uint8
+from mezzotint.vae.config import AutoencoderConfig
 
 __all__ = ["Autoencoder", "AutoencoderConfig", "Codec", "Moments", "from_uint8", "to_uint8"]

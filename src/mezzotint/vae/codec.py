@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..types import UserError
-from .autoencoder import Autoencoder
+from mezzotint.types import UserError
+from mezzotint.vae.autoencoder import Autoencoder
 
 
 class Codec:

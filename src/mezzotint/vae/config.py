@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..types import UserError
+from mezzotint.types import UserError
 
 ACTIVATION_NAMES = ("silu", "swish", "mish", "gelu", "relu")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mezzotint.denoise.attention import Transformer
 from mezzotint.denoise.config import UNetConfig
+from mezzotint.layers import GroupNorm
 
 Text = Iterator[tuple[Tensor, Tensor]]
 
@@ -49,10 +50,10 @@ class ResNetBlock(nn.Module):
 
     def __init__(self, dim: int, out: int, config: UNetConfig) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, dim, eps=config.norm_eps)
+        self.norm1 = GroupNorm(config.norm_num_groups, dim, eps=config.norm_eps)
         self.conv1 = nn.Conv2d(dim, out, 3, padding=1)
         self.time_emb_proj = nn.Linear(config.time_embed_dim, out)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, out, eps=config.norm_eps)
+        self.norm2 = GroupNorm(config.norm_num_groups, out, eps=config.norm_eps)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(dim, out, 1) if dim != out else None
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mezzotint.denoise.attention import ProjectedText, Transformer, cross_attentions
 from mezzotint.denoise.blocks import DownBlock, Embedding, MidBlock, ResNetBlock, UpBlock, sinusoid
 from mezzotint.denoise.config import UNetConfig
+from mezzotint.layers import GroupNorm
 
 __all__ = ["ProjectedText", "UNet", "UNetConfig", "init_for_training"]
 
@@ -33,7 +34,7 @@ class UNet(nn.Module):
         self.down_blocks = nn.ModuleList([DownBlock(level, config) for level in levels])
         self.mid_block = MidBlock(config) if config.mid_block_type is not None else None
         self.up_blocks = nn.ModuleList([UpBlock(level, config) for level in reversed(levels)])
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def _pooled_embedding(self, present: bool) -> Embedding | None:
@@ -43,7 +44,7 @@ class UNet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self.conv_in.weight.dtype
+        return self.conv_norm_out.weight.dtype
 
     def project(self, sequence: Tensor) -> ProjectedText:
         """The keys and values of every cross-attention for text tokens [B L D]."""

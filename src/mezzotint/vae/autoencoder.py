@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import AutoencoderConfig
+from mezzotint.layers import GroupNorm
+from mezzotint.vae.config import AutoencoderConfig
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -55,9 +56,9 @@ class ResnetBlock(nn.Module):
     def __init__(self, config: AutoencoderConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.act = ACTIVATIONS[config.act_fn]
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, in_channels, eps=EPSILON)
+        self.norm1 = GroupNorm(config.norm_num_groups, in_channels, eps=EPSILON)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, out_channels, eps=EPSILON)
+        self.norm2 = GroupNorm(config.norm_num_groups, out_channels, eps=EPSILON)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
@@ -73,7 +74,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, channels: int) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(config.norm_num_groups, channels, eps=EPSILON)
+        self.group_norm = GroupNorm(config.norm_num_groups, channels, eps=EPSILON)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -90,9 +91,9 @@ class AttentionBlock(nn.Module):
 def single_head_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k' / sqrt(C)) v for q, k, v [B L C].
 
-    With gradients on, the products are written out: the fused kernel's backward pass is several times slower on a CPU.
+    With gradients on a CPU the products are written out: the fused kernel's backward pass is several times slower.
     """
-    if torch.is_grad_enabled() and q.requires_grad:
+    if torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu":
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(1, 2)).softmax(-1)
         return weights @ v
     return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
@@ -182,7 +183,7 @@ class Encoder(nn.Module):
             for index, (before, after) in enumerate(pairs)
         )
         self.mid_block = MidBlock(config, widths[-1])
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=EPSILON)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=EPSILON)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ class Decoder(nn.Module):
         self.up_blocks = nn.ModuleList(
             UpBlock(config, before, after, last=index == len(pairs) - 1) for index, (before, after) in enumerate(pairs)
         )
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=EPSILON)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=EPSILON)
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""Group normalisation (Wu and He 2018) whose gradient is quick on a CPU in channels_last.
+
+torch's own backward pass walks channels_last memory group by group, which takes a third of a training step of a small
+autoencoder; here it is two sums and one fused update over whole rows of channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's GroupNorm, parameters and values alike; only its gradient is computed otherwise, and only on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B C h w] -> [B C h w]."""
+        if torch.is_grad_enabled() and input.device.type == "cpu" and input.dim() == 4:
+            return _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)  # pyright: ignore[reportReturnType, reportUnknownMemberType, reportUnknownVariableType]
+        return super().forward(input)
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        batch, channels, height, width = x.shape
+        y, mean, rstd = torch.native_group_norm(
+            x, weight.to(x.dtype), bias.to(x.dtype), batch, channels, height * width, groups, eps
+        )
+        ctx.save_for_backward(x, weight, mean.float(), rstd.float())
+        ctx.groups = groups
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, weight, mean, rstd = ctx.saved_tensors
+        dy: Tensor = gradients[0]
+        batch, channels, height, width = x.shape
+        groups = ctx.groups
+
+        def per_channel(group_value: Tensor) -> Tensor:  # [B G] -> [B C]
+            return group_value.repeat_interleave(channels // groups, dim=1)
+
+        def per_group(channel_value: Tensor) -> Tensor:  # [B C] -> [B G], the mean over the group's values
+            return channel_value.view(batch, groups, -1).sum(dim=2) / (channels // groups * height * width)
+
+        # y = weight (x - mean) rstd + bias; with g = weight dy: dx = rstd (g - <g> - xhat <g xhat>).
+        sum_dy = dy.sum(dim=(2, 3), dtype=torch.float32)
+        sum_dy_xhat = ((dy * x).sum(dim=(2, 3), dtype=torch.float32) - per_channel(mean) * sum_dy) * per_channel(rstd)
+        scale = weight.float() * per_channel(rstd)
+        slope = -per_group(weight * sum_dy_xhat) * rstd * rstd
+        shift = -per_group(weight * sum_dy) * rstd - slope * mean
+
+        def spread(value: Tensor) -> Tensor:  # [B C] -> [B C 1 1]
+            return value.to(x.dtype)[:, :, None, None]
+
+        dx = torch.addcmul(torch.addcmul(spread(per_channel(shift)), x, spread(per_channel(slope))), dy, spread(scale))
+        return dx, sum_dy_xhat.sum(dim=0).to(weight.dtype), sum_dy.sum(dim=0).to(weight.dtype), None, None

@@ -1,0 +1,134 @@
+"""What is learned from: pictures and the words that go with them.
+
+A source answers for any of its pictures by number, so the order of training is a pure function of the seed and of how
+many pictures were seen, and a resumed run sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mezzotint.types import UserError
+from mezzotint.world.captions import Told, tell
+from mezzotint.world.render import render
+from mezzotint.world.scene import Scene, Scenes, random_scenes
+
+
+class Pictures(Protocol):
+    """A numbered collection of captioned square pictures of one size."""
+
+    size: int
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """Pictures [B 3 size size] in [-1, 1] at these places [B] int64."""
+        ...
+
+    def captions(self, index: Tensor, seed: int) -> list[str]:
+        """A caption for each; the seed chooses among paraphrases where there are several."""
+        ...
+
+
+class StillLife:
+    """The still life, rendered once into a folder, shard by shard, and memory-mapped from there.
+
+    Place i and place i + count are a scene and its mirror image, so the collection is twice as large as what is stored.
+    """
+
+    SHARD = 4096
+
+    def __init__(self, folder: Path, count: int, size: int, seed: int = 1) -> None:
+        self.size, self.count = size, count
+        shards = [self.shard(folder, size, seed, number) for number in range(-(-count // self.SHARD))]
+        self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
+        self._scenes = [scene for _, scenes in shards for scene in scenes.describe()][:count]
+        self._mirrored = [scene for _, scenes in shards for scene in scenes.mirrored().describe()][:count]
+
+    @classmethod
+    def shard(cls, folder: Path, size: int, seed: int, number: int) -> tuple[Path, Scenes]:
+        """The file of pictures [SHARD 3 size size] uint8 and the scenes of one shard; rendered if it is not there."""
+        scenes = random_scenes(cls.SHARD, seed * 1_000_003 + number)
+        file = folder / f"still-life-{size}-{seed}-{number:03d}.npy"
+        if not file.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _render_to(file, scenes, size)
+        return file, scenes
+
+    def __len__(self) -> int:
+        return 2 * self.count
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """As `Pictures.pixels`."""
+        places = (divmod(i % self.count, self.SHARD) for i in index.tolist())
+        chosen = torch.from_numpy(np.stack([self._pixels[shard][row] for shard, row in places]))
+        mirrored = (index >= self.count)[:, None, None, None]
+        return torch.where(mirrored, chosen.flip(3), chosen).float().div_(127.5).sub_(1)
+
+    def told(self, index: Tensor, seed: int) -> list[Told]:
+        """Captions with what they say, scene by scene."""
+        chooser = random.Random(seed)
+        return [tell(self.scene(i), chooser) for i in index.tolist()]
+
+    def scene(self, place: int) -> Scene:
+        """The scene at a place."""
+        return self._scenes[place] if place < self.count else self._mirrored[place - self.count]
+
+    def captions(self, index: Tensor, seed: int) -> list[str]:
+        """As `Pictures.captions`."""
+        return [told.text for told in self.told(index, seed)]
+
+
+def _render_to(path: Path, scenes: Scenes, size: int) -> None:
+    part = path.with_suffix(".part")
+    store = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(scenes), 3, size, size))
+    for start in range(0, len(scenes), 256):
+        drawn = render(scenes.take(slice(start, start + 256)), size).pixels
+        store[start : start + len(drawn)] = drawn.add_(1).mul_(127.5).round_().to(torch.uint8).numpy()
+    store.flush()
+    part.rename(path)
+
+
+class Folder:
+    """A folder of pictures, each with its caption in a .txt file of the same name beside it."""
+
+    ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+    def __init__(self, folder: Path, size: int) -> None:
+        """Raises UserError when the folder has no captioned picture."""
+        self.size = size
+        found = sorted(file for file in folder.glob("**/*") if file.suffix.lower() in self.ENDINGS)
+        self._files = [file for file in found if file.with_suffix(".txt").exists()]
+        if not self._files:
+            raise UserError(f"{folder} has no picture with a caption in a .txt file of the same name beside it.")
+        self._captions = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in self._files]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """As `Pictures.pixels`: the largest square from the middle, scaled. Raises UserError for an unreadable file."""
+        return torch.stack([self._read(self._files[i]) for i in index.tolist()])
+
+    def _read(self, file: Path) -> Tensor:
+        try:
+            with Image.open(file) as opened:
+                picture = ImageOps.exif_transpose(opened).convert("RGB")
+        except OSError as error:
+            raise UserError(f"{file} cannot be read as a picture ({error}): remove or replace it.") from error
+        square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1).float().div(127.5).sub(1)
+
+    def captions(self, index: Tensor, seed: int) -> list[str]:
+        """As `Pictures.captions`; a file with several lines holds one caption a line."""
+        chooser = random.Random(seed)
+        lines: Sequence[list[str]] = [self._captions[i].splitlines() or [""] for i in index.tolist()]
+        return [chooser.choice(choices).strip() for choices in lines]

@@ -1,0 +1,231 @@
+"""The one training loop: any task that has a loss, counted in images, resumable at every checkpoint.
+
+The order of pictures and all noise are functions of (seed, images seen), so a resumed run goes on as if it had never
+stopped, and a schedule means the same at any batch size.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mezzotint.types import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How long and how to train; progress is counted in images."""
+
+    images: int
+    """Images to see in all."""
+    batch: int = 64
+    """Images a step."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW (arXiv:1711.05101)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup: int = 2000
+    """Images over which the learning rate rises from zero."""
+    fall: float = 0.35
+    """Last share of the images over which the learning rate falls to zero."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    ema: int = 5000
+    """Images after which half of the averaged weights is new; 0 keeps no average. Early on it follows a tenth of the run."""
+    bf16: bool = True
+    """Compute the networks in bfloat16; weights and optimiser stay in float32."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a run that cannot be."""
+        for name in ("images", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.lr <= 0 or not 0 <= self.fall <= 1:
+            raise UserError(f"lr is {self.lr} and fall {self.fall}; lr must be above 0 and fall from 0 to 1.")
+
+    def lr_at(self, seen: int) -> float:
+        """The learning rate after `seen` images: a ramp, a plateau, a line down to zero."""
+        up = (seen + self.batch) / max(self.warmup, self.batch)
+        down = (self.images - seen) / max(self.fall * self.images, 1)
+        return self.lr * max(0.0, min(1.0, up, down))
+
+    def ema_decay(self, seen: int) -> float:
+        """Share of the average that one step keeps (the ramp of arXiv:2206.00364, appendix F.2)."""
+        half = min(self.ema, max(seen, 1) * 0.1)
+        return 0.5 ** (self.batch / max(half, 1e-8))
+
+
+class Task(Protocol):
+    """What `fit` trains."""
+
+    @property
+    def network(self) -> nn.Module:
+        """All that is trained; its averaged copy is what a run leaves behind."""
+        ...
+
+    def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the pictures at these places [B] and figures to log; all chance comes from `generator`."""
+        ...
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step reports."""
+
+    seen: int
+    images: int
+    seconds: float
+    figures: dict[str, float]
+
+
+def fit(
+    task: Task,
+    config: FitConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Progress], None] = lambda _: None,
+    sample: Callable[[nn.Module, int], None] = lambda _network, _seen: None,
+    sample_every: int = 0,
+    checkpoint_seconds: float = 180,
+) -> nn.Module:
+    """Train, and return the averaged network (the network itself where no average is kept).
+
+    folder holds checkpoint.pt, written aside and renamed, and log.jsonl with the figures. `resume` goes on from the
+    checkpoint if there is one. `sample(network, images seen)` is called every `sample_every` images with the average.
+    Raises UserError where a checkpoint was made by another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    network = task.network
+    device = next(network.parameters()).device
+    average = copy.deepcopy(network).requires_grad_(False) if config.ema > 0 else network
+    decayed = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
+    checkpoint, log = folder / "checkpoint.pt", folder / "log.jsonl"
+    seen, spent = 0, 0.0
+    if resume and checkpoint.exists():
+        seen, spent = _restore(checkpoint, config, network, average, optimiser)
+    else:
+        log.unlink(missing_ok=True)
+    began = saved = time.monotonic()
+    sums: dict[str, float] = {}
+    steps = 0
+    while seen < config.images:
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr_at(seen)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_000_007 + seen)
+        index = places(len(task), seen, config.batch, config.seed)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            loss, figures = task.loss(index, generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        if torch.isfinite(norm):
+            optimiser.step()
+        seen += config.batch
+        if config.ema > 0:
+            _blend(average, network, config.ema_decay(seen))
+        for name, value in {"loss": loss.detach(), "gradient": norm, **figures}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+        steps += 1
+        now = time.monotonic()
+        seconds = spent + now - began
+        report(Progress(seen, config.images, seconds, {name: value / steps for name, value in sums.items()}))
+        if steps == 50 or seen >= config.images:
+            _append(log, {"seen": seen, "seconds": round(seconds, 1), **{k: v / steps for k, v in sums.items()}})
+            sums, steps = {}, 0
+        if sample_every > 0 and seen // sample_every > (seen - config.batch) // sample_every:
+            sample(average, seen)
+        if now - saved > checkpoint_seconds or seen >= config.images:
+            _save(checkpoint, config, network, average, optimiser, seen, seconds)
+            saved = time.monotonic()
+    return average
+
+
+def places(count: int, seen: int, batch: int, seed: int) -> Tensor:
+    """Where the next `batch` pictures stand, [batch]: every epoch is a permutation of all of them."""
+    parts: list[Tensor] = []
+    left = batch
+    while left > 0:
+        epoch, offset = divmod(seen + batch - left, count)
+        order = _permutation(count, epoch, seed)[offset : offset + left]
+        parts.append(order)
+        left -= len(order)
+    return torch.cat(parts)
+
+
+_last: dict[tuple[int, int, int], Tensor] = {}
+
+
+def _permutation(count: int, epoch: int, seed: int) -> Tensor:
+    key = (count, epoch, seed)
+    if key not in _last:
+        _last.clear()
+        _last[key] = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 7919 + epoch))
+    return _last[key]
+
+
+def _blend(average: nn.Module, network: nn.Module, decay: float) -> None:
+    ours = [p.detach() for p in network.parameters()]
+    torch._foreach_lerp_(list(average.parameters()), ours, 1 - decay)
+
+
+def _save(
+    path: Path,
+    config: FitConfig,
+    network: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    seen: int,
+    seconds: float,
+) -> None:
+    values = {
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "seen": seen,
+        "seconds": seconds,
+        "config": repr(config),
+    }
+    part = path.with_suffix(".part")
+    torch.save(values, part)
+    os.replace(part, path)
+
+
+def _restore(
+    path: Path, config: FitConfig, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[int, float]:
+    values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if values["config"] != repr(config):
+        raise UserError(f"{path} was made by another configuration ({values['config']}): resume with the same one.")
+    network.load_state_dict(values["network"])
+    average.load_state_dict(values["average"])
+    optimiser.load_state_dict(values["optimiser"])
+    return values["seen"], values["seconds"]
+
+
+def _append(log: Path, values: dict[str, Any]) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def read_log(folder: Path) -> Iterator[dict[str, Any]]:
+    """The figures that `fit` logged in a folder, oldest first."""
+    with (folder / "log.jsonl").open(encoding="utf-8") as file:
+        yield from map(json.loads, file)

@@ -1,0 +1,88 @@
+"""Learn the latent space: an autoencoder with a small Kullback-Leibler term (arXiv:2112.10752, section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mezzotint.training.data import Pictures
+from mezzotint.vae.autoencoder import Autoencoder
+
+
+class AutoencoderTask:
+    """Reconstruct square crops. The loss adds up absolute error, error of the picture's gradients at three scales, and
+    squared error (what the signal-to-noise ratio counts); edges at several scales stand in for a perceptual network."""
+
+    KL = 1e-4
+
+    def __init__(self, autoencoder: Autoencoder, pictures: Pictures, crop: int, *, decoder_only: bool = False) -> None:
+        self.network: nn.Module = autoencoder
+        self._autoencoder, self._pictures, self._crop, self._decoder_only = autoencoder, pictures, crop, decoder_only
+        if decoder_only:
+            autoencoder.encoder.requires_grad_(False)
+            autoencoder.quant_conv.requires_grad_(False)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `Task.loss`."""
+        device = next(self._autoencoder.parameters()).device
+        pixels = random_crops(self._pictures.pixels(index), self._crop, generator).to(device)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if self._decoder_only:
+            with torch.no_grad():
+                moments = self._autoencoder.encode(pixels)
+            drawn = self._autoencoder.decode(moments.mean).float()
+            return reconstruction_loss(drawn, pixels), {"psnr": psnr(drawn.detach(), pixels)}
+        moments = self._autoencoder.encode(pixels)
+        noise = torch.randn(moments.mean.shape, generator=generator).to(device)
+        drawn = self._autoencoder.decode(moments.sample(noise)).float()
+        kl = moments.kl().float().mean() / moments.mean[0].numel()
+        loss = reconstruction_loss(drawn, pixels) + self.KL * kl
+        return loss, {"psnr": psnr(drawn.detach(), pixels), "kl": kl.detach()}
+
+
+def random_crops(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """[B 3 H W] -> [B 3 size size], a place of its own for each; corners fall on multiples of 8."""
+    room = (pixels.shape[2] - size) // 8 + 1
+    corner = torch.randint(room, (len(pixels), 2), generator=generator) * 8
+    return torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(pixels, corner.tolist(), strict=True)])
+
+
+def reconstruction_loss(drawn: Tensor, pixels: Tensor) -> Tensor:
+    """Error of [B 3 H W] against the truth, one number."""
+    total = F.l1_loss(drawn, pixels) + 2 * F.mse_loss(drawn, pixels)
+    for scale in range(3):
+        if scale > 0:
+            drawn, pixels = F.avg_pool2d(drawn, 2), F.avg_pool2d(pixels, 2)
+        for axis in (2, 3):
+            total = total + 0.25 * F.l1_loss(drawn.diff(dim=axis), pixels.diff(dim=axis))
+    return total
+
+
+def psnr(drawn: Tensor, pixels: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in decibels of pictures in [-1, 1], the mean over [B]."""
+    error = (drawn.clamp(-1, 1) - pixels).square().flatten(1).mean(dim=1).clamp(min=1e-10)
+    return (10 * torch.log10(4 / error)).mean()
+
+
+@torch.no_grad()
+def standardise(autoencoder: Autoencoder, pictures: Pictures, count: int = 1024) -> None:
+    """Fold a shift and a scale of every latent channel into the 1x1 convolutions, so that latents have mean 0, deviation 1.
+
+    What the autoencoder draws does not change: quant_conv does (z - mean) / deviation and post_quant_conv undoes it.
+    """
+    device = next(autoencoder.parameters()).device
+    index = torch.arange(min(count, len(pictures)))
+    latents = torch.cat([autoencoder.encode(pictures.pixels(part).to(device)).mean.float() for part in index.split(64)])
+    mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    quant, post = autoencoder.quant_conv, autoencoder.post_quant_conv
+    channels = len(mean)
+    assert quant.bias is not None and post.bias is not None
+    quant.weight[:channels] /= deviation[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
+    quant.bias[channels:] -= 2 * deviation.log()
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= deviation[None, :, None, None]

@@ -206,10 +206,8 @@ class Pipeline:
         """
         requests = list(requests)
         if noise is not None and (noise.ndim != 4 or len(noise) != len(requests)):
-            shape = list(noise.shape)
-            raise UserError(
-                f"The noise has shape {shape}; for {len(requests)} pictures it must be [B C h w] with as many."
-            )
+            have, want = list(noise.shape), len(requests)
+            raise UserError(f"The noise has shape {have}; it must be [B C h w] with B = {want}, one a picture.")
         rows = [None] * len(requests) if noise is None else noise.split(1)
         jobs = [self._job(index, *pair) for index, pair in enumerate(zip(requests, rows, strict=True))]
         return self._run(deque(jobs), progress)

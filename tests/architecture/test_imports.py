@@ -13,12 +13,11 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "mezzotint"
 
 STAGES = ["text", "conditioning", "noise", "denoise", "sampling", "vae"]
-"""The line from words to pictures, in order: a stage sees `types` and the stages before it, `vae` none but `types`."""
+"""The line from words to pictures, in order: a stage sees `types` and the stages before it."""
 
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     **{stage: {"types", *STAGES[:place]} for place, stage in enumerate(STAGES)},
-    "vae": {"types"},
     "store": {"types", *STAGES},
     "pipeline": {"types", "store", *STAGES},
     "world": {"types"},

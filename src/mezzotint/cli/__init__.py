@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from ..types import UserError
 
@@ -14,6 +15,9 @@ VERBS: dict[str, str] = {
     "models": "list the models that come with the package",
     "samplers": "list the walks from noise to picture",
     "inspect": "say what a model file or folder holds",
+    "world": "render scenes of the still life",
+    "train": "train a model, or one stage of it",
+    "evaluate": "measure what a model obeys",
 }
 """Every verb and its line of help. A verb V is the module cli/V.py with `run(argv: Sequence[str]) -> int`."""
 
@@ -28,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     An error that the user can mend is one sentence on stderr and exit code 2.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # A terminal that cannot show a sign is no reason to fail.
     try:
         return dispatch(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

@@ -138,7 +138,7 @@ def tell(options: Options, targets: Sequence[Path], request: Request, seconds: f
         told: dict[str, Any] = {"files": files, "seed": request.seed, "seconds": round(seconds, 3)}
         if options.count > 1:
             told["sheet"] = str(options.out)
-        print(json.dumps(told | {"request": request.to_dict()}, ensure_ascii=False))
+        print(json.dumps(told | {"request": request.to_dict()}))
         return
     if options.count > 1:
         files = [f"{files[0]} to {files[-1]}", f"{options.out} (all of them on a sheet)"]

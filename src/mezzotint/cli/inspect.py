@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     """Print what is there."""
     options = parse(Options, "inspect", argv, ABOUT, "path")
     told = inspect(located(options.path))
-    print(json.dumps(told, ensure_ascii=False) if options.json else "\n".join(lines(told)))
+    print(json.dumps(told) if options.json else "\n".join(lines(told)))
     return 0
 
 

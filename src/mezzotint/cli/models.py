@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
             }
             for model in models
         ]
-        print(json.dumps(rows, ensure_ascii=False))
+        print(json.dumps(rows))
         return 0
     for model in models:
         sizes = ", ".join(f"{width}x{height}" for width, height in model.facts.sizes)

@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
             "seconds": round(time.perf_counter() - began, 3),
             "request": request.to_dict(),
         }
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(told))
     elif same:
         print(f"{options.picture}: the same to the last bit")
     else:

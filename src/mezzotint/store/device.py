@@ -28,7 +28,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f"There is no device {str(device)!r} here: use cpu, or one that torch finds.") from error
     if chosen.type == "meta":
         raise UserError("The device meta holds no numbers: use cpu, or one that torch finds.")

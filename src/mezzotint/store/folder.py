@@ -7,8 +7,10 @@ converted. mezzotint.json beside model_index.json holds what those files have no
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,6 +27,8 @@ from .checksum import Checksums
 from .facts import Facts, read_facts, read_json, write_facts, write_json
 from .layout import STEMS, is_model_folder, weight_headers
 from .weights import build, write_weights
+
+Made = TypeVar("Made")
 
 CLASSES = {
     "scheduler": ("diffusers", "DDIMScheduler"),
@@ -73,9 +77,9 @@ def load_folder(
     dtype = torch.float32 if dtype is None and device.type == "cpu" else dtype
     facts = read_facts(folder)
     sums = Checksums(folder) if checksums is None and facts.sha256 else checksums
-    unet_config = UNetConfig.from_dict(read_json(folder / "unet" / "config.json"))
-    vae_config = AutoencoderConfig.from_dict(read_json(folder / "vae" / "config.json"))
-    text_config = CLIPTextConfig.from_dict(read_json(folder / "text_encoder" / "config.json"))
+    unet_config = described(UNetConfig.from_dict, folder / "unet" / "config.json")
+    vae_config = described(AutoencoderConfig.from_dict, folder / "vae" / "config.json")
+    text_config = described(CLIPTextConfig.from_dict, folder / "text_encoder" / "config.json")
     vae_dtype = torch.float32 if vae_config.force_upcast and dtype == torch.float16 else dtype
     parts = Parts(
         tokenizer=Tokenizer.from_folder(folder / "tokenizer"),
@@ -94,13 +98,24 @@ def load_folder(
             dtype=vae_dtype,
             rename=autoencoder_name,
         ),
-        schedule=NoiseSchedule.from_dict(read_json(folder / "scheduler" / "scheduler_config.json")),
+        schedule=described(NoiseSchedule.from_dict, folder / "scheduler" / "scheduler_config.json"),
         facts=facts,
     )
     check_fit(folder, parts)
     if sums is not None:
         sums.check(facts.sha256)
     return parts
+
+
+def described(make: Callable[[dict[str, Any]], Made], path: Path) -> Made:
+    """What `make` makes of a JSON file. Raises UserError where the file is damaged or tells of no such thing."""
+    values = read_json(path)
+    try:
+        return make(values)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} holds values of the wrong kind: get it again.") from error
 
 
 def check_classes(folder: Path) -> None:

@@ -67,7 +67,7 @@ def write_picture(image: Image.Image, path: Path, provenance: Provenance) -> Non
         if kind == "PNG":
             info = PngInfo()
             record = {"request": provenance.request.to_dict(), "weights": provenance.weights, **provenance.made_with}
-            info.add_itxt(CHUNK, json.dumps(record, ensure_ascii=False))
+            info.add_itxt(CHUNK, json.dumps(record))
             info.add_itxt(PARAMETERS, parameters)
             image.save(temporary, format=kind, pnginfo=info)
             return
@@ -131,7 +131,7 @@ def a1111_text(provenance: Provenance, size: tuple[int, int]) -> str:
     }
     quoted = {name: json.dumps(value) if "," in str(value) else value for name, value in settings.items()}
     lines.append(", ".join(f"{name}: {value}" for name, value in quoted.items() if value != ""))
-    return "\n".join(lines)
+    return "\n".join(lines).encode("utf-8", "replace").decode("utf-8")
 
 
 def one_line(text: str) -> str:

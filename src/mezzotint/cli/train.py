@@ -1,0 +1,118 @@
+"""`mezzotint train`: from captioned pictures to a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mezzotint.cli.flags import parse
+from mezzotint.types import UserError
+
+if TYPE_CHECKING:
+    from mezzotint.training.fit import Progress
+
+ABOUT = (
+    "Train one stage of a recipe, or all of them: vae, clip, unet, decoder, all. "
+    "Settings change the recipe: 'unet.fit.images=1000', or for one stage just 'images=1000'."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to train, on what, and where to."""
+
+    stage: Literal["vae", "clip", "unet", "decoder", "all"]
+    """vae, clip, unet, decoder or all."""
+    recipe: str
+    """debug, still-life-64, still-life-128 or still-life-256."""
+    settings: tuple[str, ...] = ()
+    """Changes to the recipe, key=value."""
+    out: Path | None = None
+    """The run's folder; by default runs/RECIPE. A stage finds the stages before it there."""
+    data: Path | None = None
+    """A folder of pictures with .txt captions beside them; by default the still life is rendered."""
+    resume: bool = False
+    """Go on from the run's checkpoints."""
+    device: str | None = None
+    """Where to train: cpu, cuda, ...; by default the accelerator if there is one."""
+    json: bool = False
+    """Print one JSON object at the end: folder, model, seconds."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train."""
+    options = parse(Options, "train", argv, ABOUT, "stage", "recipe", "settings")
+    from mezzotint.store.device import choose_device
+    from mezzotint.training.recipes import changed, recipe_named
+    from mezzotint.training.stages import STAGES, Run, begin, train_all
+
+    recipe = changed(
+        recipe_named(options.recipe), options.settings, stage="" if options.stage == "all" else options.stage
+    )
+    if options.data is not None and not options.data.is_dir():
+        raise UserError(f"{options.data} is no folder: give one with pictures and .txt captions.")
+    folder = Path("runs") / recipe.name if options.out is None else options.out
+    began = time.monotonic()
+    with _Line() as line:
+        work = Run(recipe, folder, options.data, choose_device(options.device), options.resume, line.tell)
+        begin(work)
+        model = train_all(work) if options.stage == "all" else None
+        if options.stage != "all":
+            STAGES[options.stage](work)
+    seconds = round(time.monotonic() - began, 1)
+    made = folder / options.stage if model is None else model
+    if options.json:
+        print(json.dumps({"folder": str(folder), "model": str(made), "seconds": seconds}))
+    else:
+        print(f"{made}: trained in {seconds} s")
+    return 0
+
+
+class _Line:
+    """A progress line on a terminal; elsewhere a line of text now and then."""
+
+    EVERY = 30.0
+
+    def __enter__(self) -> _Line:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]:.0f} images/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bars.start()
+        self._tasks: dict[str, int] = {}
+        self._last = 0.0
+        self._mark: dict[str, tuple[float, int]] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def tell(self, stage: str, progress: Progress) -> None:
+        """Show how far a stage is."""
+        figures = "  ".join(f"{name} {value:.3g}" for name, value in progress.figures.items())
+        since, before = self._mark.setdefault(stage, (progress.seconds, progress.seen))
+        speed = (progress.seen - before) / max(progress.seconds - since, 1e-6) if progress.seen > before else 0.0
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=progress.images, speed=0.0, figures="")
+        from rich.progress import TaskID
+
+        self._bars.update(TaskID(self._tasks[stage]), completed=progress.seen, speed=speed, figures=figures)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._last > self.EVERY or progress.seen >= progress.images):
+            self._last = now
+            print(f"{stage} {progress.seen}/{progress.images}  {speed:.0f} images/s  {figures}", file=sys.stderr)

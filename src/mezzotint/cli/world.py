@@ -1,0 +1,74 @@
+"""`mezzotint world`: look at the still life that models are trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mezzotint.cli.flags import parse
+from mezzotint.types import UserError
+
+ABOUT = "Render scenes of the still life on one sheet, with their captions on stdout."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which scenes, how large, where to."""
+
+    n: int = 16
+    """How many scenes."""
+    out: Path = Path("world.png")
+    """The sheet's file."""
+    size: int = 128
+    """Side of a scene, in pixels."""
+    seed: int = 0
+    """Other seeds, other scenes."""
+    held_out: bool = False
+    """Only scenes that training never sees."""
+    json: bool = False
+    """Print one JSON object: file, and the scenes with their captions."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a number or size that cannot be."""
+        if not 1 <= self.n <= 10_000:
+            raise UserError(f"The number of scenes is {self.n}; it must be from 1 to 10000.")
+        if not 8 <= self.size <= 2048:
+            raise UserError(f"The size is {self.size}; it must be from 8 to 2048 pixels.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Render."""
+    argv = ["--n" if word == "-n" else "--out" if word == "-o" else word for word in argv]
+    options = parse(Options, "world", argv, ABOUT)
+    from mezzotint.store.beside import check_writable
+    from mezzotint.store.png import picture_format
+
+    picture_format(options.out)
+    check_writable(options.out)
+
+    import random
+    from dataclasses import asdict
+
+    from PIL import Image
+
+    from mezzotint.store.png import write_plain
+    from mezzotint.world.captions import tell
+    from mezzotint.world.render import render
+    from mezzotint.world.scene import random_scenes
+    from mezzotint.world.sheet import tiled
+
+    scenes = random_scenes(options.n, options.seed, held_out=options.held_out)
+    pixels = render(scenes, options.size).pixels.add(1).mul(127.5).round().byte()
+    write_plain(tiled([Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).numpy()]), options.out)
+    chooser = random.Random(options.seed)
+    described = [(scene, tell(scene, chooser)) for scene in scenes.describe()]
+    if options.json:
+        told = [{"caption": told.text, "scene": asdict(scene)} for scene, told in described]
+        print(json.dumps({"file": str(options.out), "scenes": told}))
+        return 0
+    for _, told in described:
+        print(told.text)
+    print(f"{options.out}: {options.n} scenes")
+    return 0

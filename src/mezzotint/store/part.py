@@ -1,0 +1,70 @@
+"""One part of a model in a folder of its own: config.json and safetensors files, sharded where they would grow large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mezzotint.store.facts import write_json
+from mezzotint.store.header import read_header
+from mezzotint.store.weights import build, write_tensors
+
+Module = TypeVar("Module", bound=nn.Module)
+
+STEM = "diffusion_pytorch_model"
+MAX_BYTES = 15 * 2**20
+"""The most that one weight file of a part holds."""
+
+
+def save_part(
+    module: nn.Module, config: dict[str, Any], folder: Path, *, stem: str = STEM, dtype: torch.dtype | None = None
+) -> list[Path]:
+    """Write config.json and the weights, cast to `dtype` if given; returns the weight files.
+
+    Weights above MAX_BYTES are split over shards named by an index file, as diffusers and transformers do.
+    Raises UserError where the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: (tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)).cpu().contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    shards = _shards(state)
+    names = [f"{stem}.safetensors"]
+    if len(shards) > 1:
+        names = [f"{stem}-{number + 1:05d}-of-{len(shards):05d}.safetensors" for number in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        write_tensors(shard, folder / name)
+    if len(shards) > 1:
+        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        total = sum(tensor.nbytes for tensor in state.values())
+        write_json({"metadata": {"total_size": total}, "weight_map": places}, folder / f"{stem}.safetensors.index.json")
+    for old in set(folder.glob(f"{stem}*.safetensors")) - {folder / name for name in names}:
+        old.unlink()
+    if len(shards) == 1:
+        (folder / f"{stem}.safetensors.index.json").unlink(missing_ok=True)
+    write_json(config, folder / "config.json")
+    return [folder / name for name in names]
+
+
+def load_part(make: Callable[[], Module], folder: Path, *, stem: str = STEM) -> Module:
+    """The module that `make` makes with the weights in the folder, fixed, in float32. Raises UserError as `build`."""
+    headers = [read_header(path) for path in sorted(folder.glob(f"{stem}*.safetensors"))]
+    return build(make, headers, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def _shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Tensors in their order, in as few groups of at most MAX_BYTES as that allows."""
+    shards: list[dict[str, Tensor]] = [{}]
+    room = MAX_BYTES
+    for name, tensor in state.items():
+        if tensor.nbytes > room and shards[-1]:
+            shards.append({})
+            room = MAX_BYTES
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    return shards

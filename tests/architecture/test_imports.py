@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "mezzotint"
 
 STAGES = ["text", "conditioning", "noise", "denoise", "sampling", "vae"]
-"""The line from words to pictures, in order: a stage sees `types` and the stages before it."""
+"""The line from words to pictures, in order: a stage sees `types`, `layers` and the stages before it."""
 
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
-    **{stage: {"types", *STAGES[:place]} for place, stage in enumerate(STAGES)},
+    "layers": {"types"},
+    **{stage: {"types", "layers", *STAGES[:place]} for place, stage in enumerate(STAGES)},
     "store": {"types", *STAGES},
     "pipeline": {"types", "store", *STAGES},
     "world": {"types"},
@@ -122,3 +123,16 @@ def test_no_torch_behind_these_commands(argv: list[str]):
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_drawing_does_not_bring_the_compiler(tiny_folder: Path, tmp_path: Path):
+    """torch._dynamo costs more than a second, and many innocent calls import it (filling a meta tensor is one)."""
+    arguments = ["generate", "a cube", "--model", str(tiny_folder), "-o", str(tmp_path / "out.png"), "--device", "cpu"]
+    code = (
+        "import sys\n"
+        "from mezzotint.cli import main\n"
+        f"assert main({arguments!r}) == 0\n"
+        "heavy = {'torch._dynamo', 'sympy', 'diffusers', 'transformers', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -204,6 +204,17 @@ def test_older_names_are_known(tiny_parts: Parts, folder: Path):
     assert same_weights(load_folder(folder), tiny_parts)
 
 
+def test_large_parts_are_saved_in_shards(tiny_parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mezzotint.store.part.MAX_BYTES", 50_000)
+    save_folder(tiny_parts, tmp_path / "model")
+    files = sorted((tmp_path / "model" / "unet").glob("*.safetensors"))
+    assert len(files) > 2
+    assert max(file.stat().st_size for file in files) < 80_000  # The bound, and the header.
+    parts = load_folder(tmp_path / "model")
+    assert same_weights(parts, tiny_parts)
+    assert len(parts.facts.sha256) >= len(files) + 2
+
+
 def test_shards_and_a_sixteen_bit_variant_are_found(tiny_parts: Parts, folder: Path):
     tensors = load_file(folder / UNET)
     names = sorted(tensors)

@@ -42,10 +42,14 @@ class Opened:
 def open_model(model: str, folder: Path, device: str | None, dtype: str | None) -> Opened:
     """Load the model in `folder`, which is called `model`. Raises UserError for what cannot be loaded.
 
-    Its weights are summed in a thread while torch is imported, and what is imported is not searched for garbage.
+    Weights that are missing or cut short are told before torch is imported. They are summed in a thread while it is,
+    and what is imported is not searched for garbage.
     """
     from ..store.checksum import Checksums
+    from ..store.layout import STEMS, weight_headers
 
+    for part in STEMS:
+        weight_headers(folder / part)
     checksums = Checksums(folder)
     gc.disable()
     from .. import load

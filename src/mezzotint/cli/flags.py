@@ -86,7 +86,7 @@ def parse(cls: type[Options], verb: str, argv: Sequence[str], about: str, *posit
     parser = make_parser(verb, about)
     hints, docs = get_type_hints(cls), field_docs(cls)
     for name in positional:
-        settings = _settings(hints[name]) | {"metavar": name}
+        settings: dict[str, Any] = {**_settings(hints[name]), "metavar": name}
         parser.add_argument(name, help=docs.get(name, "").replace("%", "%%"), **settings)
     add_flags(parser, cls, without=positional)
     return cls(**vars(parser.parse_args(argv)))

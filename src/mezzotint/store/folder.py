@@ -26,7 +26,8 @@ from .beside import folder_beside
 from .checksum import Checksums
 from .facts import Facts, read_facts, read_json, write_facts, write_json
 from .layout import STEMS, is_model_folder, weight_headers
-from .weights import build, write_weights
+from .part import save_part
+from .weights import build
 
 Made = TypeVar("Made")
 
@@ -172,11 +173,8 @@ def save_folder(parts: Parts, path: str | Path, *, card: str | None = None, dtyp
     with folder_beside(Path(path)) as folder:
         sums: dict[str, str] = {}
         for part, module in modules.items():
-            (folder / part).mkdir()
-            write_json(configs[part], folder / part / "config.json")
-            file = folder / part / f"{STEMS[part]}.safetensors"
-            write_weights(module, file, dtype=dtype)
-            sums[file.relative_to(folder).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in save_part(module, configs[part], folder / part, stem=STEMS[part], dtype=dtype):
+                sums[file.relative_to(folder).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
         parts.tokenizer.save(folder / "tokenizer")
         (folder / "scheduler").mkdir()
         write_json(parts.schedule.to_dict(), folder / "scheduler" / "scheduler_config.json")

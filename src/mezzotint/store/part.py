@@ -1,4 +1,4 @@
-"""One part of a model in a folder of its own: config.json and safetensors files, sharded where they would grow large."""
+"""One part of a model in a folder of its own: config.json and safetensors, sharded where it would be large."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mezzotint.store.facts import write_json
-from mezzotint.store.header import read_header
-from mezzotint.store.weights import build, write_tensors
+from .facts import write_json
+from .header import read_header
+from .weights import build, write_tensors
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..types import UserError
 from .beside import file_beside
@@ -18,6 +19,21 @@ from .header import Header
 Module = TypeVar("Module", bound=nn.Module)
 Rename = Callable[[str], str | None]
 """A name in a file to the name in the module; none where the module has no use for it, by nature."""
+
+
+class Unfilled(TorchFunctionMode):
+    """New tensors are not filled by chance: on the meta device that is in vain, and makes torch import its compiler."""
+
+    FILLS = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "constant_"})
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Leave the tensor that would be filled as it is; do everything else."""
+        named = kwargs if kwargs is not None else {}
+        if getattr(func, "__name__", "") in self.FILLS:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def as_named(name: str) -> str | None:
@@ -39,7 +55,7 @@ def build(
     vain. `dtype` none keeps each tensor as it is stored. Raises UserError naming a tensor that is missing, unused, of
     another shape, or cannot be read.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         module = make()
     headers = list(headers)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -89,18 +105,6 @@ def _opened(path: Path, device: torch.device) -> safe_open:
         return safe_open(path, framework="pt", device=str(device))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or cannot be read: get it again.") from error
-
-
-def write_weights(module: nn.Module, path: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a module's parameters and persistent buffers to a safetensors file, by write-and-rename.
-
-    Floating-point tensors are cast to `dtype` if given. Raises UserError where the place cannot be written.
-    """
-    state = {
-        name: (tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)).cpu().contiguous()
-        for name, tensor in module.state_dict().items()
-    }
-    write_tensors(state, path)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -19,6 +19,9 @@ from ..types import UserError
 
 Options = TypeVar("Options")
 
+SHORT = {"out": "-o", "n": "-n"}
+"""The fields that have a short flag too, in every verb."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are UserErrors: one sentence that names the flag and where help is."""
@@ -44,16 +47,13 @@ def add_flags(
     cls: type,
     *,
     without: Collection[str] = (),
-    short: Mapping[str, str] | None = None,
     defaults: Mapping[str, str] | None = None,
 ) -> None:
     """Add a flag for every field of a dataclass, except those in `without`.
 
-    `short` maps a field to its short flag, `defaults` to what help calls its default, where that comes from elsewhere.
-
-    A flag that is not typed leaves no trace in what is parsed, so that its default can come from elsewhere. A field
-    may be an int, a float, a str, a Path, a bool (--name, --no-name), a Literal, any of these or None, or a tuple of
-    them of any length.
+    A field may be an int, a float, a str, a Path, a bool (--name; --name or --no-name where it is true), a Literal, any
+    of these or None, or a tuple of them of any length. A flag that is not typed leaves no trace in what is parsed, so
+    that its default can come from elsewhere; `defaults` maps such a field to what help calls its default.
     """
     hints = get_type_hints(cls)
     docs = field_docs(cls)
@@ -61,8 +61,8 @@ def add_flags(
         if entry.name in without:
             continue
         names = [f"--{entry.name.replace('_', '-')}"]
-        if short is not None and entry.name in short:
-            names.insert(0, short[entry.name])
+        if entry.name in SHORT:
+            names.insert(0, SHORT[entry.name])
         settings = _settings(hints[entry.name], entry.default)
         required = entry.default is MISSING and entry.default_factory is MISSING
         default = (defaults or {}).get(entry.name, _default_text(entry))
@@ -89,7 +89,8 @@ def parse(cls: type[Options], verb: str, argv: Sequence[str], about: str, *posit
         settings: dict[str, Any] = {**_settings(hints[name]), "metavar": name}
         parser.add_argument(name, help=docs.get(name, "").replace("%", "%%"), **settings)
     add_flags(parser, cls, without=positional)
-    return cls(**vars(parser.parse_args(argv)))
+    values = vars(parser.parse_args(argv))
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def field_docs(cls: type) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Options:
 
     out: Path = Path("out.png")
     """The picture's file: .png carries its request; .jpg and .webp carry the parameters as text."""
-    count: int = 1
+    n: int = 1
     """How many pictures, with seeds that count up; NAME-0, NAME-1, ... and NAME itself, a sheet of them all."""
     device: str | None = None
     """Where to draw: cpu, cuda, ...; by default the accelerator if there is one."""
@@ -43,8 +43,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise UserError for a number of pictures that cannot be."""
-        if not 1 <= self.count <= MAX_COUNT:
-            raise UserError(f"The number of pictures is {self.count}; it must be from 1 to {MAX_COUNT}.")
+        if not 1 <= self.n <= MAX_COUNT:
+            raise UserError(f"The number of pictures is {self.n}; it must be from 1 to {MAX_COUNT}.")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -54,8 +54,8 @@ def run(argv: Sequence[str]) -> int:
     folder = resolve(given.get("model", Request.model))
     request = read_facts(folder).request(**given)
     check(request)
-    requests = [request.but(seed=request.seed + number) for number in range(options.count)]
-    targets = names(options.out, options.count)
+    requests = [request.but(seed=request.seed + number) for number in range(options.n)]
+    targets = names(options.out, options.n)
     for target in targets:
         check_writable(target)
     check_writable(options.out)
@@ -73,9 +73,9 @@ def run(argv: Sequence[str]) -> int:
         provenance = Provenance(request=picture.request, weights=opened.checksums.whole, made_with=made_with)
         write_picture(picture.image, target, provenance)
         drawn.append(picture.request)
-        if options.count > 1:
+        if options.n > 1:
             images.append(picture.image)
-    if options.count > 1:
+    if options.n > 1:
         write_plain(sheet(images), options.out)
     seconds = time.perf_counter() - began
     tell(options, targets, drawn[0], seconds)
@@ -92,7 +92,7 @@ def read(argv: Sequence[str]) -> tuple[dict[str, Any], Options]:
     parser.add_argument(
         "--size", type=size, metavar="WxH", help="Pixels; by default the size the model was trained at."
     )
-    add_flags(parser, Options, short={"out": "-o", "count": "-n"})
+    add_flags(parser, Options)
     parsed = vars(parser.parse_args(argv))
     shape = parsed.pop("size")
     if shape is not None:
@@ -136,11 +136,11 @@ def tell(options: Options, targets: Sequence[Path], request: Request, seconds: f
     files = [str(target) for target in targets]
     if options.json:
         told: dict[str, Any] = {"files": files, "seed": request.seed, "seconds": round(seconds, 3)}
-        if options.count > 1:
+        if options.n > 1:
             told["sheet"] = str(options.out)
         print(json.dumps(told | {"request": request.to_dict()}))
         return
-    if options.count > 1:
+    if options.n > 1:
         files = [f"{files[0]} to {files[-1]}", f"{options.out} (all of them on a sheet)"]
-    seeds = str(request.seed) if options.count == 1 else f"{request.seed} to {request.seed + options.count - 1}"
+    seeds = str(request.seed) if options.n == 1 else f"{request.seed} to {request.seed + options.n - 1}"
     print(f"{', '.join(files)}: seed {seeds}, {seconds:.1f} s")

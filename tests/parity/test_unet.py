@@ -12,7 +12,7 @@ from mezzotint.denoise.blocks import sinusoid
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
 
-# The same float32 operations, summed in another order where memory is laid out otherwise: relative to the largest value.
+# The same float32 operations, summed in another order where memory lies otherwise: relative to the largest value.
 TOLERANCE = 1e-5
 
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"

@@ -114,30 +114,31 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution by its parameters, a linear layer over positions by its work: [.. C] -> [.. C']."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Mix the channels of input [.. C]."""
+        return F.linear(input, self.weight.flatten(1), self.bias)
+
+
 class Transformer(nn.Module):
     """Transformer blocks over the h*w positions of a latent: [B C h w] -> [B C h w]."""
 
     def __init__(self, dim: int, heads: int, *, context_dim: int, depth: int, groups: int, linear: bool) -> None:
         super().__init__()
         self.norm = GroupNorm(groups, dim, eps=1e-6)
-        self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.proj_in = nn.Linear(dim, dim) if linear else Pointwise(dim, dim, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(dim, heads, context_dim) for _ in range(depth)])
-        self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.proj_out = nn.Linear(dim, dim) if linear else Pointwise(dim, dim, 1)
 
     def forward(self, x: Tensor, text: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Each transformer block takes the next keys and values of `text`."""
-        # A 1x1 convolution is a linear layer over positions; a channels_last latent is a [B h*w C] sequence already.
-        y = positions(self.norm(x))
-        y = F.linear(y, self.proj_in.weight.flatten(1), self.proj_in.bias)
+        # A channels_last latent is a [B h*w C] sequence already: nothing is copied.
+        y = self.proj_in(self.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
         for block in self.transformer_blocks:
             y = block(y, next(text))
-        y = F.linear(y, self.proj_out.weight.flatten(1), self.proj_out.bias)
-        return x + y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-
-
-def positions(x: Tensor) -> Tensor:
-    """[B C h w] -> [B h*w C], a view where x is channels_last."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
+        return x + self.proj_out(y).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 def cross_attentions(blocks: Iterable[nn.Module]) -> list[Attention]:

@@ -12,7 +12,8 @@ from mezzotint.vae.autoencoder import Autoencoder
 
 class AutoencoderTask:
     """Reconstruct square crops. The loss adds up absolute error, error of the picture's gradients at three scales, and
-    squared error (what the signal-to-noise ratio counts); edges at several scales stand in for a perceptual network."""
+    squared error (what the signal-to-noise ratio counts); edges at several scales stand in for a perceptual network.
+    """
 
     KL = 1e-4
 
@@ -44,11 +45,18 @@ class AutoencoderTask:
         return loss, {"psnr": psnr(drawn.detach(), pixels), "kl": kl.detach()}
 
 
-def random_crops(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """[B 3 H W] -> [B 3 size size], a place of its own for each; corners fall on multiples of 8."""
+def random_crops(pixels: Tensor, size: int, generator: torch.Generator, *, tries: int = 3) -> Tensor:
+    """[B 3 H W] -> [B 3 size size]: of `tries` random places in each picture the liveliest, where there is most to learn.
+
+    Corners fall on multiples of 8; how lively a place is, the deviation of its pixels says.
+    """
     room = (pixels.shape[2] - size) // 8 + 1
-    corner = torch.randint(room, (len(pixels), 2), generator=generator) * 8
-    return torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(pixels, corner.tolist(), strict=True)])
+    corners = torch.randint(room, (len(pixels), tries, 2), generator=generator) * 8
+    crops = [
+        max((picture[:, y : y + size, x : x + size] for y, x in places), key=lambda crop: float(crop.std()))
+        for picture, places in zip(pixels, corners.tolist(), strict=True)
+    ]
+    return torch.stack(crops)
 
 
 def reconstruction_loss(drawn: Tensor, pixels: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The still life: a captioned, rendered world whose truth is exact."""

@@ -158,7 +158,9 @@ class _Style:
         """'three red balls', or one of them."""
         if count == 1:
             return self.one(solid)
-        return f"{self.word(NUMBER_WORDS[count])} {self.adjectives(solid)} {plural(self.noun(solid))}".replace("  ", " ")
+        return f"{self.word(NUMBER_WORDS[count])} {self.adjectives(solid)} {plural(self.noun(solid))}".replace(
+            "  ", " "
+        )
 
 
 def plural(noun: str) -> str:
@@ -239,12 +241,11 @@ def _row(solids: list[Solid], style: _Style) -> _Plan:
         text = f"{listed}, from left to right"
     elif draw < 0.75:
         text = f"{listed} in a row"
+    # A chain of relations, told from either end.
+    elif style.chooser.random() < 0.6:
+        text = f" {style.word(LEFT_OF)} ".join(phrases)
     else:
-        # A chain of relations, told from either end.
-        if style.chooser.random() < 0.6:
-            text = f" {style.word(LEFT_OF)} ".join(phrases)
-        else:
-            text = f" {style.word(RIGHT_OF)} ".join(reversed(phrases))
+        text = f" {style.word(RIGHT_OF)} ".join(reversed(phrases))
     return text, solids, "across"
 
 

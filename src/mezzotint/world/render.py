@@ -173,7 +173,11 @@ class _Solids:
 
     def __init__(self, scenes: Scenes) -> None:
         self.shape, self.x, self.y = scenes.shape.flatten(), scenes.x.flatten(), scenes.y.flatten()
-        self.scale, self.cos, self.sin = scenes.radius().flatten(), scenes.yaw.cos().flatten(), scenes.yaw.sin().flatten()
+        self.scale, self.cos, self.sin = (
+            scenes.radius().flatten(),
+            scenes.yaw.cos().flatten(),
+            scenes.yaw.sin().flatten(),
+        )
         self.here = scenes.present.flatten().nonzero()[:, 0]
         ball = torch.tensor([(SURFACES[name].centre, SURFACES[name].bound) for name in SHAPES]).to(self.x.device)
         height, bound = (ball[self.shape] * self.scale[:, None]).unbind(dim=1)

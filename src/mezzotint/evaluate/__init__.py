@@ -1,0 +1,1 @@
+"""Measuring: does a picture show what was asked for."""

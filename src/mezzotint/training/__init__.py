@@ -1,0 +1,1 @@
+"""Learning: the same stages, the same denoiser, the other direction."""

@@ -1,0 +1,143 @@
+"""Teach words and pictures to meet in one space: CLIP's contrastive loss (Radford et al. 2021, arXiv:2103.00020).
+
+Contrast alone leaves a small text tower a bag of words: "a left of b" and "b left of a" stay one point. Where a caption's
+meaning is known, both towers also read the scene back out, solid by solid, which needs binding and order; the read-out
+layers are left behind after training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mezzotint.conditioning.clip import CLIPModel, normalise
+from mezzotint.text.tokenizer import Tokenizer
+from mezzotint.training.data import Pictures, StillLife
+from mezzotint.world.captions import Told
+from mezzotint.world.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES, Scene, Solid
+
+ORDERS = ("any", "across", "deep")
+ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "material": MATERIALS}
+ABSENT, UNSAID = 0, 1
+"""The first two classes of every attribute: no such solid, and a solid of which this was not said."""
+
+
+class ReadOut(nn.Module):
+    """From a tower's pooled output [B D] to what stands in each of four places: logits, attribute by attribute."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, MAX_OBJECTS * (len(values) + 2)) for name, values in ATTRIBUTES.items()}
+        )
+        self.order = nn.Linear(width, len(ORDERS))
+
+    def loss(self, pooled: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy over the attributes, and the share of places [0, 1] read right in shape and colour."""
+        losses: list[Tensor] = []
+        right = torch.ones_like(truth["shape"], dtype=torch.bool)
+        for name, head in self.heads.items():
+            logits = head(pooled).float().unflatten(1, (MAX_OBJECTS, -1))
+            losses.append(F.cross_entropy(logits.flatten(0, 1), truth[name].flatten()))
+            if name in ("shape", "colour"):
+                right &= logits.argmax(dim=2) == truth[name]
+        if "order" in truth:
+            losses.append(F.cross_entropy(self.order(pooled).float(), truth["order"]))
+        return torch.stack(losses).mean(), right[truth["shape"] != ABSENT].float().mean()
+
+
+def truth_of(solids: Sequence[Sequence[Solid]]) -> dict[str, Tensor]:
+    """Class indices [B 4] of every attribute for rows of up to four solids."""
+    truth = {name: torch.zeros(len(solids), MAX_OBJECTS, dtype=torch.int64) for name in ATTRIBUTES}
+    for row, some in enumerate(solids):
+        for place, solid in enumerate(some):
+            for name, values in ATTRIBUTES.items():
+                value = getattr(solid, name)
+                truth[name][row, place] = values.index(value) + 2 if value else UNSAID
+    return truth
+
+
+def truth_told(told: Sequence[Told]) -> dict[str, Tensor]:
+    """What captions assert, in the order in which they place it."""
+    truth = truth_of([t.solids for t in told])
+    return {**truth, "order": torch.tensor([ORDERS.index(t.order) for t in told])}
+
+
+def truth_seen(scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    """What pictures show, from left to right."""
+    return truth_of([scene.left_to_right() for scene in scenes])
+
+
+class _Trained(nn.Module):
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip = clip
+        self.read_text = ReadOut(clip.config.text.hidden_size)
+        self.read_image = ReadOut(clip.config.vision.hidden_size)
+
+
+class CLIPTask:
+    """Contrast `1 / text_rows` of a batch's captions with their pictures, and read scenes back where they are known.
+
+    Captions are cheap beside pictures, and the text tower decides what a U-Net can obey, so most rows are text alone.
+    """
+
+    def __init__(self, clip: CLIPModel, tokenizer: Tokenizer, pictures: Pictures, *, text_rows: int = 4) -> None:
+        self._clip, self._tokenizer, self._pictures = clip, tokenizer, pictures
+        self._rows = text_rows if isinstance(pictures, StillLife) else 1
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The towers with their read-outs; `.clip` is the model."""
+        return _Trained(self._clip)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `Task.loss`."""
+        network = self.network
+        assert isinstance(network, _Trained)
+        device = network.clip.logit_scale.device
+        paired = index[: max(1, len(index) // self._rows)]
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        pixels = normalise(self._pictures.pixels(paired).to(device))
+        vision = network.clip.vision_model(pixels)
+        if not isinstance(self._pictures, StillLife):
+            ids = self._ids(self._pictures.captions(index, seed), extra=1).to(device)
+            loss, accuracy = self._contrast(network.clip, network.clip.text_model(ids).pooled, vision.pooled)
+            return loss, {"retrieval": accuracy}
+        told = self._pictures.told(index, seed)
+        ids = self._ids([t.text for t in told], extra=int(torch.randint(1, 6, (1,), generator=generator))).to(device)
+        text = network.clip.text_model(ids)
+        contrast, retrieval = self._contrast(network.clip, text.pooled[: len(paired)], vision.pooled)
+        said = {name: value.to(device) for name, value in truth_told(told).items()}
+        shown = truth_seen([self._pictures.scene(i) for i in paired.tolist()])
+        read, slots = network.read_text.loss(text.pooled, said)
+        # The padding after a caption is read by cross-attention too, so it has to know the scene as well.
+        read_late, _ = network.read_text.loss(text.last_hidden_state[:, -1], said)
+        seen, seen_slots = network.read_image.loss(
+            vision.pooled, {name: value.to(device) for name, value in shown.items()}
+        )
+        loss = read + 0.5 * read_late + 0.5 * seen + 0.2 * contrast
+        return loss, {"retrieval": retrieval, "text_slots": slots, "image_slots": seen_slots}
+
+    def _ids(self, captions: Sequence[str], *, extra: int) -> Tensor:
+        """Token ids [B L], cut to the longest caption and a few places of padding: later ones cannot change earlier ones."""
+        ids = torch.tensor(self._tokenizer.encode(captions))
+        longest = int((ids != self._tokenizer.eos_id).sum(dim=1).max()) + 1
+        return ids[:, : min(longest + extra, ids.shape[1])]
+
+    @staticmethod
+    def _contrast(clip: CLIPModel, text: Tensor, vision: Tensor) -> tuple[Tensor, Tensor]:
+        """The symmetric loss of pooled outputs [B D], and how often a picture finds its caption (figure 3)."""
+        t = F.normalize(clip.text_projection(text).float(), dim=-1)
+        v = F.normalize(clip.visual_projection(vision).float(), dim=-1)
+        logits = clip.logit_scale.clamp(max=4.6052).exp() * t @ v.T
+        truth = torch.arange(len(logits), device=logits.device)
+        loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+        return loss, (logits.argmax(dim=0) == truth).float().mean()

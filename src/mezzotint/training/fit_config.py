@@ -1,0 +1,51 @@
+"""How long and how hard to train. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mezzotint.types import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How long and how to train; progress is counted in images."""
+
+    images: int
+    """Images to see in all."""
+    batch: int = 64
+    """Images a step."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW (arXiv:1711.05101)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup: int = 2000
+    """Images over which the learning rate rises from zero."""
+    fall: float = 0.35
+    """Last share of the images over which the learning rate falls to zero."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    ema: int = 5000
+    """Images after which half of the averaged weights is new; 0 keeps no average. Early on it follows a tenth of the run."""
+    bf16: bool = True
+    """Compute the networks in bfloat16; weights and optimiser stay in float32."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a run that cannot be."""
+        for name in ("images", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.lr <= 0 or not 0 <= self.fall <= 1:
+            raise UserError(f"lr is {self.lr} and fall {self.fall}; lr must be above 0 and fall from 0 to 1.")
+
+    def lr_at(self, seen: int) -> float:
+        """The learning rate after `seen` images: a ramp, a plateau, a line down to zero."""
+        up = (seen + self.batch) / max(self.warmup, self.batch)
+        down = (self.images - seen) / max(self.fall * self.images, 1)
+        return self.lr * max(0.0, min(1.0, up, down))
+
+    def ema_decay(self, seen: int) -> float:
+        """Share of the average that one step keeps (the ramp of arXiv:2206.00364, appendix F.2)."""
+        half = min(self.ema, max(seen, 1) * 0.1)
+        return 0.5 ** (self.batch / max(half, 1e-8))

@@ -172,6 +172,7 @@ class _Solids:
     """All solids of a batch in one table; solid k = 4 * scene + slot."""
 
     def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
         self.shape, self.x, self.y = scenes.shape.flatten(), scenes.x.flatten(), scenes.y.flatten()
         self.scale, self.cos, self.sin = (
             scenes.radius().flatten(),
@@ -239,10 +240,10 @@ def _render(scenes: Scenes, height: int, width: int, samples: int) -> tuple[Tens
     # The room, then the solids over it.
     sky = _open_sky(scenes, view.point.view(3, samples**2, -1).mean(dim=1)).repeat(1, samples**2)
     colour = view.ambient[scenes.table] * sky[:, None]
-    colour += view.direct[scenes.table, scenes.light] * _room_lit(solids, scenes, view)[:, None]
+    colour += view.direct[scenes.table, scenes.light] * _room_lit(solids, view)[:, None]
     point = eye + t * view.direction[:, ray]
     flat = colour.transpose(0, 1).reshape(3, -1)
-    flat[:, place] = _solid_colour(solids, scenes, view, k, ray, point)
+    flat[:, place] = _solid_colour(solids, view, k, ray, point)
 
     # Samples of a pixel to the pixel.
     shape = (rows, samples**2, height, width)
@@ -262,12 +263,12 @@ def _seen_candidates(solids: _Solids, view: _View) -> tuple[Tensor, Tensor]:
     return solids.here[index], ray
 
 
-def _room_lit(solids: _Solids, scenes: Scenes, view: _View) -> Tensor:
+def _room_lit(solids: _Solids, view: _View) -> Tensor:
     """Whether each sample of table and wall sees the lamp, [B P]: 1, or 0 in a solid's shadow."""
-    rows, rays = len(scenes), view.background.shape[0]
+    rows, rays = len(solids.scenes), view.background.shape[0]
     lit = torch.ones(rows * rays, device=view.point.device)
     square = view.point.square().sum(dim=0)
-    light = scenes.light[solids.here // MAX_OBJECTS]
+    light = solids.scenes.light[solids.here // MAX_OBJECTS]
     for index in range(len(LIGHTS)):
         mine = solids.here[light == index]
         centre, lamp = solids.centre[mine], view.lamp[index]
@@ -282,9 +283,9 @@ def _room_lit(solids: _Solids, scenes: Scenes, view: _View) -> Tensor:
     return lit.view(rows, rays)
 
 
-def _solid_colour(solids: _Solids, scenes: Scenes, view: _View, k: Tensor, ray: Tensor, point: Tensor) -> Tensor:
+def _solid_colour(solids: _Solids, view: _View, k: Tensor, ray: Tensor, point: Tensor) -> Tensor:
     """Linear light [3 n] of samples on solids: ambient, diffuse, and a highlight where shiny (Blinn 1977)."""
-    device = point.device
+    device, scenes = point.device, solids.scenes
     row = k // MAX_OBJECTS
     light = scenes.light[row]
     lamp = view.lamp[light, :, ray].T

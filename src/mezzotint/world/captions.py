@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from mezzotint.world.scene import Scene, Solid
 
@@ -227,7 +228,7 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
 
 
 def _in_a_row(solids: Sequence[Solid]) -> bool:
-    return all(b.x - a.x > 0.35 for a, b in zip(solids, solids[1:], strict=False))
+    return all(b.x - a.x > 0.35 for a, b in pairwise(solids))
 
 
 def _row(solids: list[Solid], style: _Style) -> _Plan:

@@ -96,7 +96,7 @@ class Scenes:
         return Scenes(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def mirrored(self) -> Scenes:
-        """Left and right exchanged, light too: exactly the scenes whose pictures are these pictures' mirror images."""
+        """Left and right exchanged, light too: what these pictures' mirror images show, but for grain and tint."""
         light = self.light.clone()
         left, right = LIGHTS.index("left"), LIGHTS.index("right")
         light[self.light == left] = right

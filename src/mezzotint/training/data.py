@@ -42,22 +42,25 @@ class StillLife:
     """The still life, rendered once into a folder, shard by shard, and memory-mapped from there.
 
     Place i and place i + count are a scene and its mirror image, so the collection is twice as large as what is stored.
+    A collection smaller than a shard is the beginning of one, in a file of its own.
     """
 
     SHARD = 4096
 
     def __init__(self, folder: Path, count: int, size: int, seed: int = 1) -> None:
         self.size, self.count = size, count
-        shards = [self.shard(folder, size, seed, number) for number in range(-(-count // self.SHARD))]
+        rows = min(count, self.SHARD)
+        shards = [self.shard(folder, size, seed, number, rows) for number in range(-(-count // self.SHARD))]
         self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
         self._scenes = [scene for _, scenes in shards for scene in scenes.describe()][:count]
         self._mirrored = [scene for _, scenes in shards for scene in scenes.mirrored().describe()][:count]
 
     @classmethod
-    def shard(cls, folder: Path, size: int, seed: int, number: int) -> tuple[Path, Scenes]:
-        """The file of pictures [SHARD 3 size size] uint8 and the scenes of one shard; rendered if it is not there."""
-        scenes = random_scenes(cls.SHARD, seed * 1_000_003 + number)
-        file = folder / f"still-life-{size}-{seed}-{number:03d}.npy"
+    def shard(cls, folder: Path, size: int, seed: int, number: int, rows: int = SHARD) -> tuple[Path, Scenes]:
+        """The file of pictures [rows 3 size size] uint8 and the scenes of one shard; rendered if it is not there."""
+        scenes = random_scenes(cls.SHARD, seed * 1_000_003 + number).take(slice(rows))
+        beginning = "" if rows == cls.SHARD else f"-first-{rows}"
+        file = folder / f"still-life-{size}-{seed}-{number:03d}{beginning}.npy"
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
             _render_to(file, scenes, size)
@@ -103,13 +106,13 @@ class Folder:
     ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
     def __init__(self, folder: Path, size: int) -> None:
-        """Raises UserError when the folder has no captioned picture."""
+        """Raises UserError when the folder has no captioned picture, or a caption that is not text."""
         self.size = size
         found = sorted(file for file in folder.glob("**/*") if file.suffix.lower() in self.ENDINGS)
         self._files = [file for file in found if file.with_suffix(".txt").exists()]
         if not self._files:
             raise UserError(f"{folder} has no picture with a caption in a .txt file of the same name beside it.")
-        self._captions = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in self._files]
+        self._captions = [_text(file.with_suffix(".txt")) for file in self._files]
 
     def __len__(self) -> int:
         return len(self._files)
@@ -122,7 +125,7 @@ class Folder:
         try:
             with Image.open(file) as opened:
                 picture = ImageOps.exif_transpose(opened).convert("RGB")
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{file} cannot be read as a picture ({error}): remove or replace it.") from error
         square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(square)).permute(2, 0, 1).float().div(127.5).sub(1)
@@ -132,3 +135,10 @@ class Folder:
         chooser = random.Random(seed)
         lines: Sequence[list[str]] = [self._captions[i].splitlines() or [""] for i in index.tolist()]
         return [chooser.choice(choices).strip() for choices in lines]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as a caption ({error}): write it in UTF-8.") from error

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import copy
 import json
-import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Task(Protocol):
@@ -64,7 +67,7 @@ def fit(
 
     folder holds checkpoint.pt, written aside and renamed, and log.jsonl with the figures. `resume` goes on from the
     checkpoint if there is one. `sample(network, images seen)` is called every `sample_every` images with the average.
-    Raises UserError where a checkpoint was made by another configuration.
+    Raises UserError where a checkpoint is damaged, or was made by another configuration or for another network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = task.network
@@ -110,7 +113,17 @@ def fit(
         if sample_every > 0 and seen // sample_every > (seen - config.batch) // sample_every:
             sample(average, seen)
         if now - saved > checkpoint_seconds or seen >= config.images:
-            _save(checkpoint, config, network, average, optimiser, seen, seconds)
+            state = {
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "seen": seen,
+                "seconds": seconds,
+                "config": repr(config),
+            }
+            part = checkpoint.with_suffix(".part")
+            torch.save(state, part)
+            part.replace(checkpoint)
             saved = time.monotonic()
     return average
 
@@ -140,46 +153,39 @@ def _permutation(count: int, epoch: int, seed: int) -> Tensor:
 
 def _blend(average: nn.Module, network: nn.Module, decay: float) -> None:
     ours = [p.detach() for p in network.parameters()]
-    torch._foreach_lerp_(list(average.parameters()), ours, 1 - decay)
-
-
-def _save(
-    path: Path,
-    config: FitConfig,
-    network: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    seen: int,
-    seconds: float,
-) -> None:
-    values = {
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "seen": seen,
-        "seconds": seconds,
-        "config": repr(config),
-    }
-    part = path.with_suffix(".part")
-    torch.save(values, part)
-    os.replace(part, path)
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), ours, 0)
 
 
 def _restore(
     path: Path, config: FitConfig, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[int, float]:
-    values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if values["config"] != repr(config):
-        raise UserError(f"{path} was made by another configuration ({values['config']}): resume with the same one.")
-    network.load_state_dict(values["network"])
-    average.load_state_dict(values["average"])
-    optimiser.load_state_dict(values["optimiser"])
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        made_by = values["config"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged: remove it to begin this stage again.") from error
+    if made_by != repr(config):
+        raise UserError(f"{path} was made by another configuration ({made_by}): resume with the same one.")
+    try:
+        network.load_state_dict(values["network"])
+        average.load_state_dict(values["average"])
+        optimiser.load_state_dict(values["optimiser"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path} was made for another network: resume with the same recipe.") from error
     return values["seen"], values["seconds"]
 
 
 def _append(log: Path, values: dict[str, Any]) -> None:
     with log.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
+
+
+def channels_last(network: Network) -> Network:
+    """The network with its convolutions' weights laid out channel by channel, which CPUs compute faster; in place."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return network
 
 
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:

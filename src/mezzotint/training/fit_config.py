@@ -26,7 +26,7 @@ class FitConfig:
     clip: float = 1.0
     """Largest norm of a gradient."""
     ema: int = 5000
-    """Images after which half of the averaged weights is new; 0 keeps no average. Early on it follows a tenth of the run."""
+    """Images after which half of the averaged weights is new; 0 keeps no average. Early on, a tenth of those seen."""
     bf16: bool = True
     """Compute the networks in bfloat16; weights and optimiser stay in float32."""
     seed: int = 0

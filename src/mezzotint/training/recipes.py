@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from enum import StrEnum
 from typing import Any, cast
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig, CLIPVisionConfig
@@ -75,7 +76,7 @@ class UNetRecipe:
     """The denoiser."""
 
     network: UNetConfig
-    schedule: NoiseSchedule = NoiseSchedule()
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     caption_dropout: float = 0.1
     """Share of pictures shown with the empty caption."""
     fit: FitConfig
@@ -247,8 +248,8 @@ def recipe_named(name: str) -> Recipe:
 def changed(recipe: Recipe, settings: Sequence[str], stage: str = "") -> Recipe:
     """The recipe with `key=value` settings, keys dotted from the recipe down (`unet.fit.images=1000`).
 
-    Where a stage is named, its own keys need no dots (`images=1000`). Raises UserError for a key that is not there or a
-    value of another kind.
+    Where a stage is named, its own keys need no dots (`images=1000`). Raises UserError for a key that is not there, a
+    value of another kind, or sizes that do not go together.
     """
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -262,7 +263,19 @@ def changed(recipe: Recipe, settings: Sequence[str], stage: str = "") -> Recipe:
                 break
         else:
             raise UserError(f"The recipe has no setting {key!r}: look at its recipe.json for the keys.")
+    _check(recipe)
     return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise UserError for sizes that no stage could work with."""
+    factor = recipe.vae.network.factor
+    sides = {"size": recipe.size, "vae.crop": recipe.vae.crop, "decoder.crop": recipe.decoder.crop}
+    for name, side in sides.items():
+        if side % factor != 0 or not factor <= side <= recipe.size:
+            raise UserError(f"{name} is {side}; it must be a multiple of {factor}, at most size, {recipe.size}.")
+    if recipe.scenes < 1:
+        raise UserError(f"scenes is {recipe.scenes}; it must be at least 1.")
 
 
 def _reaches(owner: Any, steps: Sequence[str]) -> bool:
@@ -270,7 +283,7 @@ def _reaches(owner: Any, steps: Sequence[str]) -> bool:
         if not is_dataclass(owner) or step not in {entry.name for entry in fields(owner)}:
             return False
         owner = getattr(owner, step)
-    return True
+    return not is_dataclass(owner)
 
 
 def _replaced(owner: Any, steps: Sequence[str], text: str, key: str) -> Any:
@@ -281,6 +294,10 @@ def _replaced(owner: Any, steps: Sequence[str], text: str, key: str) -> Any:
 
 def _parsed(text: str, old: Any, key: str) -> Any:
     """The text as a value of the old one's kind."""
+    if isinstance(old, StrEnum):
+        if text not in list(type(old)):
+            raise UserError(f"{key} is {text!r}; it must be one of {', '.join(type(old))}.")
+        return type(old)(text)
     if isinstance(old, str):
         return text
     try:

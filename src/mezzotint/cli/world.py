@@ -40,7 +40,6 @@ class Options:
 
 def run(argv: Sequence[str]) -> int:
     """Render."""
-    argv = ["--n" if word == "-n" else "--out" if word == "-o" else word for word in argv]
     options = parse(Options, "world", argv, ABOUT)
     from mezzotint.store.beside import check_writable
     from mezzotint.store.png import picture_format

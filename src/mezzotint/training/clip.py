@@ -1,14 +1,13 @@
 """Teach words and pictures to meet in one space: CLIP's contrastive loss (Radford et al. 2021, arXiv:2103.00020).
 
-Contrast alone leaves a small text tower a bag of words: "a left of b" and "b left of a" stay one point. Where a caption's
-meaning is known, both towers also read the scene back out, solid by solid, which needs binding and order; the read-out
-layers are left behind after training.
+Contrast alone leaves a small text tower a bag of words: "a left of b" and "b left of a" stay one point. Where the
+meaning of a caption is known, both towers also read the scene back out, solid by solid, which needs binding and order;
+the read-out layers are left behind after training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +72,8 @@ def truth_seen(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
 
 class _Trained(nn.Module):
+    """The towers with their read-outs; `.clip` is the model."""
+
     def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
         self.clip = clip
@@ -87,13 +88,9 @@ class CLIPTask:
     """
 
     def __init__(self, clip: CLIPModel, tokenizer: Tokenizer, pictures: Pictures, *, text_rows: int = 4) -> None:
-        self._clip, self._tokenizer, self._pictures = clip, tokenizer, pictures
+        self.network = _Trained(clip)
+        self._tokenizer, self._pictures = tokenizer, pictures
         self._rows = text_rows if isinstance(pictures, StillLife) else 1
-
-    @cached_property
-    def network(self) -> nn.Module:
-        """The towers with their read-outs; `.clip` is the model."""
-        return _Trained(self._clip)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -101,7 +98,6 @@ class CLIPTask:
     def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Task.loss`."""
         network = self.network
-        assert isinstance(network, _Trained)
         device = network.clip.logit_scale.device
         paired = index[: max(1, len(index) // self._rows)]
         seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -127,7 +123,7 @@ class CLIPTask:
         return loss, {"retrieval": retrieval, "text_slots": slots, "image_slots": seen_slots}
 
     def _ids(self, captions: Sequence[str], *, extra: int) -> Tensor:
-        """Token ids [B L], cut to the longest caption and a few places of padding: later ones cannot change earlier ones."""
+        """Token ids [B L], cut to the longest caption and `extra` padding: later places cannot change earlier ones."""
         ids = torch.tensor(self._tokenizer.encode(captions))
         longest = int((ids != self._tokenizer.eos_id).sum(dim=1).max()) + 1
         return ids[:, : min(longest + extra, ids.shape[1])]

@@ -9,7 +9,7 @@ RUN/model/        the model, in the diffusers layout, with its card
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.text.train import train_tokenizer
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Folder, Pictures, StillLife
-from mezzotint.training.fit import Progress, fit
+from mezzotint.training.fit import Progress, channels_last, fit
 from mezzotint.training.recipes import Recipe
 from mezzotint.training.unet import DenoiserTask
 from mezzotint.training.vae import AutoencoderTask, standardise
@@ -94,7 +94,7 @@ def train_vae(run: Run) -> None:
     """The latent space, its latents standardised."""
     recipe = run.recipe.vae
     torch.manual_seed(recipe.fit.seed)
-    autoencoder = Autoencoder(recipe.network).to(run.device, memory_format=torch.channels_last)
+    autoencoder = channels_last(Autoencoder(recipe.network).to(run.device))
     pictures = run.pictures()
     network = fit(
         AutoencoderTask(autoencoder, pictures, recipe.crop),
@@ -112,7 +112,7 @@ def train_vae(run: Run) -> None:
 def train_decoder(run: Run) -> None:
     """The decoder once more, from where it is, for finer detail in the same latent space."""
     recipe = run.recipe.decoder
-    autoencoder = load_vae(run.need("vae")).to(run.device, memory_format=torch.channels_last).requires_grad_(True)
+    autoencoder = channels_last(load_vae(run.need("vae")).to(run.device)).requires_grad_(True)
     pictures = run.pictures()
     network = fit(
         AutoencoderTask(autoencoder, pictures, recipe.crop, decoder_only=True),
@@ -148,26 +148,29 @@ def _corpus(pictures: Pictures) -> Iterable[str]:
     """Captions to find words in."""
     if isinstance(pictures, StillLife):
         chooser = random.Random(0)
-        return (tell(scene, chooser).text for scene in random_scenes(20_000, 77).describe())
+        scenes = random_scenes(min(20_000, 16 * len(pictures)), 77)
+        return (tell(scene, chooser).text for scene in scenes.describe())
     return pictures.captions(torch.arange(len(pictures)), 0)
 
 
 def train_unet(run: Run) -> None:
     """The denoiser, on the latents and tokens of the stages before it, which stay as they are."""
     recipe = run.recipe.unet
-    codec = Codec(load_vae(run.need("vae")).to(run.device, memory_format=torch.channels_last))
+    codec = Codec(channels_last(load_vae(run.need("vae")).to(run.device)))
     conditioner = load_conditioner(run.need("clip"), run.device)
     torch.manual_seed(recipe.fit.seed)
     unet = UNet(recipe.network)
     init_for_training(unet)
-    denoiser = Denoiser(unet, recipe.schedule).to(run.device, memory_format=torch.channels_last)
-    task = DenoiserTask(denoiser, conditioner, codec, run.pictures(), caption_dropout=recipe.caption_dropout)
+    denoiser = channels_last(Denoiser(unet, recipe.schedule).to(run.device))
+    pictures = run.pictures()
+    task = DenoiserTask(denoiser, conditioner, codec, pictures, caption_dropout=recipe.caption_dropout)
+    prompts = _sample_prompts(pictures)
 
     def sample(network: nn.Module, seen: int) -> None:
         assert isinstance(network, Denoiser)
         size = (run.recipe.size, run.recipe.size)
         pipe = Pipeline(conditioner=conditioner, denoiser=network, codec=codec, size=size, defaults=run.recipe.defaults)
-        images = [picture.image for picture in pipe.draw([pipe.request(prompt, seed=1) for prompt in SAMPLE_PROMPTS])]
+        images = [picture.image for picture in pipe.draw([pipe.request(prompt, seed=1) for prompt in prompts])]
         target = run.stage("unet") / "samples" / f"{seen:08d}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_plain(tiled(images), target)
@@ -184,6 +187,14 @@ def train_unet(run: Run) -> None:
     assert isinstance(network, Denoiser)
     save_part(network.unet, network.unet.config.to_dict(), run.stage("unet"))
     write_json(recipe.schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
+
+
+def _sample_prompts(pictures: Pictures) -> Sequence[str]:
+    """What is drawn while the U-Net learns: the first captions of a folder."""
+    if isinstance(pictures, StillLife):
+        return SAMPLE_PROMPTS
+    first = pictures.captions(torch.arange(min(len(SAMPLE_PROMPTS), len(pictures))), 0)
+    return [caption[: Request.MAX_PROMPT] for caption in first]
 
 
 def assemble(run: Run, name: str, *, about: str = "", card: str | None = None) -> Path:
@@ -241,17 +252,25 @@ def load_conditioner(folder: Path, device: torch.device) -> TextConditioner:
 def model_card(run: Run) -> str:
     """What the model is and how it was made, for people: README.md of the model folder."""
     recipe = run.recipe
-    learnt_from = "a folder of captioned pictures" if run.pictures_from else f"{recipe.scenes} scenes of the still life"
-    prompt = Request(prompt="a red sphere to the left of a blue cube").prompt
+    if run.pictures_from is None:
+        prompt, licence = SAMPLE_PROMPTS[3], " Licence: Apache-2.0."
+        learnt_from = f"{recipe.scenes} scenes of the still life, all of them synthetic"
+        knows = (
+            "It knows one to four solids (sphere, cube, cylinder, cone, torus, pyramid) in ten colours and two sizes,\n"
+            "on a table, and nothing else of the world."
+        )
+    else:
+        prompt, licence = _sample_prompts(run.pictures())[0].replace('"', "'"), ""
+        learnt_from, knows = "a folder of captioned pictures", "It knows what those pictures show."
     return f"""# {recipe.name}
 
 A text-to-image latent diffusion model of {recipe.size} x {recipe.size} pixels, trained by Mezzotint's recipe
-`{recipe.name}` on {learnt_from}, all of them synthetic. Licence: Apache-2.0.
+`{recipe.name}` on {learnt_from}.{licence}
 
     mezzotint generate "{prompt}" --model MODEL_FOLDER -o out.png
 
-It knows one to four solids (sphere, cube, cylinder, cone, torus, pyramid) in ten colours and two sizes on a table, and
-nothing else of the world. The folder is in the diffusers layout: `StableDiffusionPipeline.from_pretrained` reads it.
+{knows}
+The folder is in the diffusers layout: `StableDiffusionPipeline.from_pretrained` reads it.
 
 Images seen: autoencoder {recipe.vae.fit.images}, text and image towers {recipe.clip.fit.images}, U-Net
 {recipe.unet.fit.images}, decoder alone {recipe.decoder.fit.images}. The whole recipe stands in mezzotint.json.
@@ -285,9 +304,17 @@ STAGES: dict[str, Callable[[Run], None]] = {
 
 
 def begin(run: Run) -> None:
-    """Make the run's folder and write its resolved recipe. Raises UserError where the folder holds another recipe."""
-    run.folder.mkdir(parents=True, exist_ok=True)
+    """Make the run's folder and write its resolved recipe.
+
+    Raises UserError where the folder holds another recipe or cannot be written, or there is nothing to learn from.
+    """
     path = run.folder / "recipe.json"
     if path.exists() and read_json(path).get("name") != run.recipe.name:
         raise UserError(f"{run.folder} holds a run of another recipe: choose another --out.")
-    write_json(run.recipe.to_dict(), path)
+    if run.pictures_from is not None:
+        run.pictures()  # A folder without pictures is told of before anything is written.
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.recipe.to_dict(), path)
+    except OSError as error:
+        raise UserError(f"{run.folder} cannot be written: {error.strerror or error}.") from error

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.training.data import Pictures
+from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
 
 
@@ -46,7 +47,7 @@ class AutoencoderTask:
 
 
 def random_crops(pixels: Tensor, size: int, generator: torch.Generator, *, tries: int = 3) -> Tensor:
-    """[B 3 H W] -> [B 3 size size]: of `tries` random places in each picture the liveliest, where there is most to learn.
+    """[B 3 H W] -> [B 3 size size]: of `tries` random places in each picture the liveliest, which teaches most.
 
     Corners fall on multiples of 8; how lively a place is, the deviation of its pixels says.
     """
@@ -78,17 +79,21 @@ def psnr(drawn: Tensor, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def standardise(autoencoder: Autoencoder, pictures: Pictures, count: int = 1024) -> None:
-    """Fold a shift and a scale of every latent channel into the 1x1 convolutions, so that latents have mean 0, deviation 1.
+    """Give latents mean 0 and deviation 1, by a shift and a scale of every channel folded into the 1x1 convolutions.
 
     What the autoencoder draws does not change: quant_conv does (z - mean) / deviation and post_quant_conv undoes it.
+    Raises UserError for an autoencoder without them.
     """
+    quant, post = autoencoder.quant_conv, autoencoder.post_quant_conv
+    if not (isinstance(quant, nn.Conv2d) and isinstance(post, nn.Conv2d)):
+        raise UserError("Training an autoencoder needs use_quant_conv and use_post_quant_conv: leave them true.")
+    assert quant.bias is not None
+    assert post.bias is not None
     device = next(autoencoder.parameters()).device
     index = torch.arange(min(count, len(pictures)))
     latents = torch.cat([autoencoder.encode(pictures.pixels(part).to(device)).mean.float() for part in index.split(64)])
     mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
-    quant, post = autoencoder.quant_conv, autoencoder.post_quant_conv
     channels = len(mean)
-    assert quant.bias is not None and post.bias is not None
     quant.weight[:channels] /= deviation[:, None, None, None]
     quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
     quant.bias[channels:] -= 2 * deviation.log()

@@ -114,7 +114,7 @@ class _Album:
         self._folder = folder
         self._verdicts: list[Verdict] = []
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
 
     def add(self, verdict: Verdict) -> None:
         if self._folder is not None:
@@ -136,11 +136,22 @@ class _Album:
         self._verdicts.clear()
 
 
+def _make(folder: Path) -> None:
+    """Make a folder to write to. Raises UserError where that cannot be, before any long work."""
+    from mezzotint.store.beside import check_writable
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made a folder: {error.strerror or error}.") from error
+    check_writable(folder / "config.json")
+
+
 def _judge(options: Options) -> int:
     import torch
 
     from mezzotint.evaluate.judge import FOLDER, Judge, JudgeTask, save_judge
-    from mezzotint.training.fit import Progress, fit
+    from mezzotint.training.fit import Progress, channels_last, fit
     from mezzotint.training.fit_config import FitConfig
 
     def tell(progress: Progress) -> None:
@@ -149,9 +160,10 @@ def _judge(options: Options) -> int:
             print(f"judge {progress.seen}/{progress.images}  {figures}", file=sys.stderr, flush=True)
 
     torch.manual_seed(0)
-    judge = Judge().to(memory_format=torch.channels_last)
+    judge = channels_last(Judge())
     config = FitConfig(images=options.images, batch=32, lr=2e-3, warmup=1000, ema=0, fall=0.6, weight_decay=0.02)
     target = FOLDER if options.out is None else options.out
+    _make(target)
     fit(JudgeTask(judge, options.images), config, target.parent / f".{target.name}-training", report=tell)
     measured = save_judge(judge, target)
     if options.json:

@@ -19,10 +19,10 @@ from mezzotint.store.models import SHIPPED
 from mezzotint.store.part import load_part, save_part
 from mezzotint.types import UserError
 from mezzotint.world.render import render
-from mezzotint.world.scene import COLOURS, MATERIALS, SHAPES, SIZES, Scenes, random_scenes
+from mezzotint.world.scene import COLOURS, SHAPES, SIZES, Scenes, random_scenes
 
 FOLDER = SHIPPED / "judge"
-ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "material": MATERIALS}
+ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
 SIDE = 128
 """Pixels: pictures of any size are judged at this one."""
 STRIDE = 4
@@ -37,7 +37,6 @@ class Found:
     shape: str
     colour: str
     size: str
-    material: str
     x: float
     y: float
     probability: float
@@ -67,9 +66,11 @@ class Judge(nn.Module):
         self.deep = nn.Sequential(_convolution(48, 96, 2), _Residual(96), _Residual(96), _Residual(96))
         self.join = _convolution(48 + 96, 96)
         self.head = nn.Conv2d(96, 1 + sum(len(values) for values in ATTRIBUTES.values()), 1)
+        assert self.head.bias is not None
         nn.init.constant_(self.head.bias[:1], -4.0)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """[B 3 128 128] -> [B K 32 32]."""
         fine = self.stem(pixels)
         coarse = F.interpolate(self.deep(fine), scale_factor=2, mode="nearest")
         return self.head(self.join(torch.cat([fine, coarse], dim=1)))
@@ -194,9 +195,10 @@ def accuracy(judge: Judge, count: int = 1000, seed: int = 990_001) -> dict[str, 
             found += same_count
             all_right = same_count
             for solid, (x, y) in zip(scene.solids, place[present].tolist(), strict=True):
-                nearest = min(seen, key=lambda one: (one.x - x) ** 2 + (one.y - y) ** 2, default=None)
-                if nearest is None:
+                if len(seen) == 0:
                     continue
+                away = [(one.x - x) ** 2 + (one.y - y) ** 2 for one in seen]
+                nearest = seen[away.index(min(away))]
                 solids += 1
                 for name in right:
                     right[name] += getattr(nearest, name) == getattr(solid, name)

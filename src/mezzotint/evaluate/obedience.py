@@ -59,7 +59,7 @@ def _in_place(found: Sequence[Found], order: str) -> bool:
 
 
 def judge_pictures(
-    pipe: Pipeline, judge: Judge, category: str, n: int, seed: int, changes: dict[str, Any]
+    pipe: Pipeline, judge: Judge, category: str, *, n: int, seed: int, changes: dict[str, Any]
 ) -> Iterator[Verdict]:
     """Draw n pictures of a category, as the model is best drawn with except for `changes`, and judge each."""
     asked = tasks(category, n, seed)
@@ -100,7 +100,7 @@ def obedience(
     scores: dict[str, dict[str, float | int]] = {}
     for category in categories:
         right = 0
-        for verdict in judge_pictures(pipe, judge, category, n, seed, changes or {}):
+        for verdict in judge_pictures(pipe, judge, category, n=n, seed=seed, changes=changes or {}):
             right += verdict.obeyed
             watch(verdict)
         low, high = interval(right, n)

@@ -1,8 +1,8 @@
 """What obedience is measured on: prompts with the solids that a picture must show, by GenEval's categories.
 
-(Ghosh et al. 2023, "GenEval", arXiv:2310.11513.) Everything is a pure function of (category, n, seed). Where colours are
-told, the combination is one that training never saw (`world.scene.is_held_out`), except in `colors` and
-`single_object`, where one solid alone makes no combination.
+(Ghosh et al. 2023, "GenEval", arXiv:2310.11513.) Everything is a pure function of (category, n, seed). Where colours
+are told, the combination is one that training never saw (`world.scene.is_held_out`), except where it is one solid
+alone, which makes no combination.
 """
 
 from __future__ import annotations

@@ -47,8 +47,9 @@ class _GroupNorm(torch.autograd.Function):
             return channel_value.view(batch, groups, -1).sum(dim=2) / (channels // groups * height * width)
 
         # y = weight (x - mean) rstd + bias; with g = weight dy: dx = rstd (g - <g> - xhat <g xhat>).
-        sum_dy = dy.sum(dim=(2, 3), dtype=torch.float32)
-        sum_dy_xhat = ((dy * x).sum(dim=(2, 3), dtype=torch.float32) - per_channel(mean) * sum_dy) * per_channel(rstd)
+        # torch adds up bfloat16 in float32 and rounds once, while asking for a float32 sum would copy everything first.
+        sum_dy = dy.sum(dim=(2, 3)).float()
+        sum_dy_xhat = ((dy * x).sum(dim=(2, 3)).float() - per_channel(mean) * sum_dy) * per_channel(rstd)
         scale = weight.float() * per_channel(rstd)
         slope = -per_group(weight * sum_dy_xhat) * rstd * rstd
         shift = -per_group(weight * sum_dy) * rstd - slope * mean

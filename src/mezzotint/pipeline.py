@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.denoise.packing import packed
 from mezzotint.noise.generator import generator
 from mezzotint.sampling.guidance import ClassifierFree
 from mezzotint.sampling.loop import Loop
@@ -119,16 +120,23 @@ class Pipeline:
 
     @classmethod
     def of(cls, parts: Parts, name: str = "") -> Pipeline:
-        """The pipeline of a model read from disk, by the name that requests shall give it, or else its own."""
+        """The pipeline of a model read from disk, by the name that requests shall give it, or else its own.
+
+        On a CPU its U-Net is laid out for pictures of the model's own size; other sizes are drawn too.
+        """
         facts = parts.facts
-        return cls(
+        codec = Codec(parts.vae)
+        pipe = cls(
             conditioner=TextConditioner(parts.tokenizer, parts.text_encoder),
             denoiser=Denoiser(parts.unet, parts.schedule),
-            codec=Codec(parts.vae),
+            codec=codec,
             name=facts.name if name == "" else name,
             size=facts.sizes[0] if facts.sizes else None,
             defaults=facts.defaults,
         )
+        width, height = pipe.size
+        pipe.denoiser.unet = packed(parts.unet, (height // codec.factor, width // codec.factor))
+        return pipe
 
     @property
     def device(self) -> torch.device:

@@ -49,7 +49,8 @@ def run(argv: Sequence[str]) -> int:
     options = parse(Options, "train", argv, ABOUT, "stage", "recipe", "settings")
     from mezzotint.store.device import choose_device
     from mezzotint.training.recipes import changed, recipe_named
-    from mezzotint.training.stages import STAGES, Run, begin, train_all
+    from mezzotint.training.stages import Run, carry_out
+    from mezzotint.training.workers import leads
 
     recipe = changed(
         recipe_named(options.recipe), options.settings, stage="" if options.stage == "all" else options.stage
@@ -60,12 +61,10 @@ def run(argv: Sequence[str]) -> int:
     began = time.monotonic()
     with _Line() as line:
         work = Run(recipe, folder, options.data, choose_device(options.device), options.resume, line.tell)
-        begin(work)
-        model = train_all(work) if options.stage == "all" else None
-        if options.stage != "all":
-            STAGES[options.stage](work)
+        made = carry_out(work, options.stage)
+    if not leads():
+        return 0
     seconds = round(time.monotonic() - began, 1)
-    made = folder / options.stage if model is None else model
     if options.json:
         print(json.dumps({"folder": str(folder), "model": str(made), "seconds": seconds}))
     else:

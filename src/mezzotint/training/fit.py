@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mezzotint.training import workers
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
 
@@ -67,11 +68,13 @@ def fit(
 
     folder holds checkpoint.pt, written aside and renamed, and log.jsonl with the figures. `resume` goes on from the
     checkpoint if there is one. `sample(network, images seen)` is called every `sample_every` images with the average.
+    Of several processes (`workers`) each takes its share of every batch, and the first writes files and reports.
     Raises UserError where a checkpoint is damaged, or was made by another configuration or for another network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = task.network
     device = next(network.parameters()).device
+    workers.join(device)
     average = copy.deepcopy(network).requires_grad_(False) if config.ema > 0 else network
     decayed = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
     others = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
@@ -81,7 +84,7 @@ def fit(
     seen, spent = 0, 0.0
     if resume and checkpoint.exists():
         seen, spent = _restore(checkpoint, config, network, average, optimiser)
-    else:
+    elif workers.leads():
         log.unlink(missing_ok=True)
     began = saved = time.monotonic()
     sums: dict[str, float] = {}
@@ -89,18 +92,21 @@ def fit(
     while seen < config.images:
         for group in optimiser.param_groups:
             group["lr"] = config.lr_at(seen)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_000_007 + seen)
-        index = places(len(task), seen, config.batch, config.seed)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_000_007 + seen + workers.rank())
+        index = workers.share(places(len(task), seen, config.batch, config.seed))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             loss, figures = task.loss(index, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        workers.average_gradients(network)
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         if torch.isfinite(norm):
             optimiser.step()
         seen += config.batch
         if config.ema > 0:
             _blend(average, network, config.ema_decay(seen))
+        if not workers.leads():
+            continue
         for name, value in {"loss": loss.detach(), "gradient": norm, **figures}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
         steps += 1

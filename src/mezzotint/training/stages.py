@@ -29,6 +29,7 @@ from mezzotint.store.part import load_part, save_part
 from mezzotint.store.png import write_plain
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.text.train import train_tokenizer
+from mezzotint.training import workers
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Folder, Pictures, StillLife
 from mezzotint.training.fit import Progress, channels_last, fit
@@ -69,10 +70,16 @@ class Run:
     report: Callable[[str, Progress], None] = lambda _stage, _progress: None
 
     def pictures(self) -> Pictures:
-        """What the run learns from."""
+        """What the run learns from; of several processes the first renders it."""
         if self.pictures_from is not None:
             return Folder(self.pictures_from, self.recipe.size)
-        return StillLife(self.folder / "data", self.recipe.scenes, self.recipe.size)
+        workers.join(self.device)
+        if not workers.leads():
+            workers.wait()
+        pictures = StillLife(self.folder / "data", self.recipe.scenes, self.recipe.size)
+        if workers.leads():
+            workers.wait()
+        return pictures
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
@@ -103,6 +110,8 @@ def train_vae(run: Run) -> None:
         resume=run.resume,
         report=run.reporter("vae"),
     )
+    if not workers.leads():
+        return
     assert isinstance(network, Autoencoder)
     standardise(network, pictures)
     save_part(network, network.config.to_dict(), run.stage("vae"))
@@ -121,6 +130,8 @@ def train_decoder(run: Run) -> None:
         resume=run.resume,
         report=run.reporter("decoder"),
     )
+    if not workers.leads():
+        return
     assert isinstance(network, Autoencoder)
     save_part(network, network.config.to_dict(), run.stage("decoder"))
     _show(run, "decoder", _reconstructions(network, pictures))
@@ -132,13 +143,16 @@ def train_clip(run: Run) -> None:
     pictures = run.pictures()
     folder = run.stage("clip")
     tokenizer = train_tokenizer(_corpus(pictures), recipe.vocab_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / "tokenizer")
+    if workers.leads():
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder / "tokenizer")
     torch.manual_seed(recipe.fit.seed)
     text = CLIPTextModel(recipe.text(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id))
     clip = CLIPModel(text, CLIPVisionModel(recipe.vision(run.recipe.size)), recipe.projection).to(run.device)
     task = CLIPTask(clip, tokenizer, pictures, text_rows=recipe.text_rows)
     network = fit(task, recipe.fit, folder, resume=run.resume, report=run.reporter("clip"))
+    if not workers.leads():
+        return
     trained = network.get_submodule("clip")
     assert isinstance(trained, CLIPModel)
     save_part(trained, trained.config.to_dict(), folder, stem="model")
@@ -184,6 +198,8 @@ def train_unet(run: Run) -> None:
         sample=sample,
         sample_every=max(recipe.fit.images // 8, 1),
     )
+    if not workers.leads():
+        return
     assert isinstance(network, Denoiser)
     save_part(network.unet, network.unet.config.to_dict(), run.stage("unet"))
     write_json(recipe.schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
@@ -221,15 +237,6 @@ def assemble(run: Run, name: str, *, about: str = "", card: str | None = None) -
     target = run.folder / "model"
     save_folder(parts, target, card=card, dtype=torch.float16)
     return target
-
-
-def train_all(run: Run) -> Path:
-    """From nothing to a model folder; with `resume`, stages that are finished are not done again."""
-    stages = {"vae": train_vae, "clip": train_clip, "unet": train_unet, "decoder": train_decoder}
-    for name, train in stages.items():
-        if not (run.resume and (run.stage(name) / "config.json").exists()):
-            train(run)
-    return assemble(run, run.recipe.name, about=f"Trained by the recipe {run.recipe.name}.", card=model_card(run))
 
 
 def load_vae(folder: Path) -> Autoencoder:
@@ -294,15 +301,6 @@ def _show(run: Run, stage: str, pictures: list[Tensor]) -> None:
     write_plain(tiled(images, columns=len(images) // 2), target)
 
 
-STAGES: dict[str, Callable[[Run], None]] = {
-    "vae": train_vae,
-    "clip": train_clip,
-    "unet": train_unet,
-    "decoder": train_decoder,
-}
-"""What can be trained alone, by name."""
-
-
 def begin(run: Run) -> None:
     """Make the run's folder and write its resolved recipe.
 
@@ -318,3 +316,35 @@ def begin(run: Run) -> None:
         write_json(run.recipe.to_dict(), path)
     except OSError as error:
         raise UserError(f"{run.folder} cannot be written: {error.strerror or error}.") from error
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "vae": train_vae,
+    "clip": train_clip,
+    "unet": train_unet,
+    "decoder": train_decoder,
+}
+"""What can be trained alone, by name."""
+
+
+def carry_out(run: Run, stage: str) -> Path:
+    """One stage, or "all" of them and the model; returns the folder that was made.
+
+    With `resume`, "all" does not do again what is finished. Raises UserError as `begin` and the stages do.
+    """
+    workers.join(run.device)
+    if workers.leads():
+        begin(run)
+    workers.wait()
+    if stage != "all":
+        STAGES[stage](run)
+        workers.wait()
+        return run.stage(stage)
+    for name, train in STAGES.items():
+        if not (run.resume and (run.stage(name) / "config.json").exists()):
+            train(run)
+        workers.wait()
+    if workers.leads():
+        about = f"Trained by the recipe {run.recipe.name}."
+        assemble(run, run.recipe.name, about=about, card=model_card(run))
+    return run.folder / "model"

@@ -232,7 +232,7 @@ def _render(scenes: Scenes, height: int, width: int, samples: int) -> tuple[Tens
     met, t = solids.meet(k, eye, view.direction[:, ray])
     k, ray = k[met], ray[met]
     place = k // MAX_OBJECTS * rays + ray
-    nearest = view.background.expand(rows, rays).flatten().scatter_reduce_(0, place, t, "amin")
+    nearest = view.background.repeat(rows).scatter_reduce_(0, place, t, "amin")
     first = (nearest[place] == t).nonzero()[:, 0]
     k, ray, place, t = k[first], ray[first], place[first], t[first]
     owner = torch.full((rows * rays,), -1, dtype=torch.int64, device=device).index_put_((place,), k % MAX_OBJECTS)

@@ -145,7 +145,9 @@ def test_samplers_are_listed(capsys: pytest.CaptureFixture[str]):
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]):
     assert main(["models", "--json"]) == 0
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} == {
-        path.name for path in (Path(mezzotint.__file__).parent / "models").iterdir() if path.is_dir()
+        path.name
+        for path in (Path(mezzotint.__file__).parent / "models").iterdir()
+        if (path / "model_index.json").is_file()
     }
 
 

@@ -39,11 +39,11 @@ class Opened:
         }
 
 
-def open_model(model: str, folder: Path, device: str | None, dtype: str | None) -> Opened:
+def open_model(model: str, folder: Path, device: str | None, dtype: str | None, threads: int | None = None) -> Opened:
     """Load the model in `folder`, which is called `model`. Raises UserError for what cannot be loaded.
 
     Weights that are missing or cut short are told before torch is imported. They are summed in a thread while it is,
-    and what is imported is not searched for garbage.
+    and what is imported is not searched for garbage. `threads` is how many work on a CPU; none leaves that to torch.
     """
     from ..store.checksum import Checksums
     from ..store.layout import STEMS, weight_headers
@@ -57,6 +57,10 @@ def open_model(model: str, folder: Path, device: str | None, dtype: str | None) 
     pipe = load(model, device, dtype, checksums=checksums)
     gc.enable()
     gc.freeze()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     return Opened(pipe, checksums)
 
 

@@ -46,7 +46,10 @@ def run(argv: Sequence[str]) -> int:
     from .drawing import draw, open_model
 
     dtype = options.dtype if options.dtype is not None else provenance.made_with.get("dtype")
-    opened = open_model(request.model, folder, options.device, dtype)
+    # A sum that more threads share is added in another order.
+    threads = provenance.made_with.get("threads")
+    known = threads if isinstance(threads, int) and threads > 0 else None
+    opened = open_model(request.model, folder, options.device, dtype, known)
     (picture,) = draw(opened.pipe, [request])
     highest, differing = difference(image, picture.image)
     same = differing == 0

@@ -42,7 +42,7 @@ class StillLife:
     """The still life, rendered once into a folder, shard by shard, and memory-mapped from there.
 
     Place i and place i + count are a scene and its mirror image, so the collection is twice as large as what is stored.
-    A collection smaller than a shard is the beginning of one, in a file of its own.
+    A collection smaller than a shard has one of its own size.
     """
 
     SHARD = 4096
@@ -58,9 +58,9 @@ class StillLife:
     @classmethod
     def shard(cls, folder: Path, size: int, seed: int, number: int, rows: int = SHARD) -> tuple[Path, Scenes]:
         """The file of pictures [rows 3 size size] uint8 and the scenes of one shard; rendered if it is not there."""
-        scenes = random_scenes(cls.SHARD, seed * 1_000_003 + number).take(slice(rows))
-        beginning = "" if rows == cls.SHARD else f"-first-{rows}"
-        file = folder / f"still-life-{size}-{seed}-{number:03d}{beginning}.npy"
+        scenes = random_scenes(rows, seed * 1_000_003 + number)
+        small = "" if rows == cls.SHARD else f"-of-{rows}"
+        file = folder / f"still-life-{size}-{seed}-{number:03d}{small}.npy"
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
             _render_to(file, scenes, size)

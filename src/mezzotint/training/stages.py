@@ -325,6 +325,8 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "decoder": train_decoder,
 }
 """What can be trained alone, by name."""
+NEEDS = {"unet": ("vae", "clip"), "decoder": ("vae",)}
+"""The stages that must be finished before one alone."""
 
 
 def carry_out(run: Run, stage: str) -> Path:
@@ -333,6 +335,8 @@ def carry_out(run: Run, stage: str) -> Path:
     With `resume`, "all" does not do again what is finished. Raises UserError as `begin` and the stages do.
     """
     workers.join(run.device)
+    for name in NEEDS.get(stage, ()):
+        run.need(name)
     if workers.leads():
         begin(run)
     workers.wait()

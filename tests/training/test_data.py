@@ -1,0 +1,143 @@
+"""What is learned from: the still life on disk, and folders of pictures with captions beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mezzotint.training import data
+from mezzotint.training.data import Folder, Pictures, StillLife
+from mezzotint.types import UserError
+from mezzotint.world.render import render
+from mezzotint.world.scene import gather, is_held_out
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> StillLife:
+    return StillLife(tmp_path_factory.mktemp("data"), 6, SIZE)
+
+
+def test_the_pictures_show_the_scenes(pictures: StillLife):
+    index = torch.tensor([0, 4, 2])
+    drawn = render(gather([pictures.scene(i) for i in index.tolist()]), SIZE).pixels
+    assert (pictures.pixels(index) - drawn).abs().max() <= 0.5 / 127.5 + 1e-6
+
+
+def test_the_second_half_is_the_first_mirrored(pictures: StillLife):
+    assert len(pictures) == 12
+    index = torch.tensor([1, 5])
+    assert torch.equal(pictures.pixels(index + 6), pictures.pixels(index).flip(3))
+    for place in range(6):
+        here, there = pictures.scene(place), pictures.scene(place + 6)
+        assert [solid.x for solid in here.solids] == [-solid.x for solid in there.solids]
+        assert {here.light, there.light} in ({"left", "right"}, {"front"})
+
+
+def test_nothing_held_out_is_learned_from(pictures: StillLife):
+    assert not any(is_held_out(pictures.scene(place).solids) for place in range(len(pictures)))
+
+
+def test_captions_are_a_pure_function_of_the_seed(pictures: StillLife):
+    index = torch.arange(12)
+    assert pictures.captions(index, 3) == pictures.captions(index, 3)
+    assert pictures.captions(index, 3) != pictures.captions(index, 4)
+    assert pictures.captions(index, 3) == [told.text for told in pictures.told(index, 3)]
+
+
+def test_shards_hold_no_more_than_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(StillLife, "SHARD", 8)
+    whole, few = StillLife(tmp_path, 12, SIZE), StillLife(tmp_path, 3, SIZE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "still-life-16-1-000-of-3.npy",
+        "still-life-16-1-000.npy",
+        "still-life-16-1-001.npy",
+    ]
+    assert (len(whole), len(few)) == (24, 6)
+    assert [np.load(path).shape[0] for path in sorted(tmp_path.iterdir())] == [3, 8, 8]
+    # Places beyond the first shard are in the second, scenes like pictures.
+    drawn = render(gather([whole.scene(9)]), SIZE).pixels
+    assert (whole.pixels(torch.tensor([9])) - drawn).abs().max() <= 0.5 / 127.5 + 1e-6
+    assert torch.equal(whole.pixels(torch.tensor([9]))[0].add(1).mul(127.5).round().byte(),
+                       torch.from_numpy(np.load(tmp_path / "still-life-16-1-001.npy")[1]))  # fmt: skip
+
+
+def test_what_is_rendered_once_is_not_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = StillLife(tmp_path, 2, SIZE)
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(data, "render", never)
+    again = StillLife(tmp_path, 2, SIZE)
+    assert torch.equal(first.pixels(torch.arange(4)), again.pixels(torch.arange(4)))
+    with pytest.raises(AssertionError):
+        StillLife(tmp_path, 2, SIZE, seed=2)
+    # What was interrupted does not bear the name of a shard.
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+
+
+def picture(path: Path, size: tuple[int, int], colour: tuple[int, ...], mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+def test_a_folder_of_pictures_with_captions_beside_them(tmp_path: Path):
+    picture(tmp_path / "a.png", (40, 20), (255, 0, 0)).with_suffix(".txt").write_text("a red wall\n")
+    picture(tmp_path / "sub" / "b.png", (20, 20), (0, 255, 0, 128), "RGBA").with_suffix(".txt").write_text(
+        "grün\n  green  \n", encoding="utf-8"
+    )
+    picture(tmp_path / "c.jpg", (9, 30), (0, 0, 255)).with_suffix(".txt").write_text("")
+    picture(tmp_path / "alone.png", (9, 9), (0, 0, 0))
+    folder: Pictures = Folder(tmp_path, 8)
+    assert len(folder) == 3  # One has no caption.
+    pixels = folder.pixels(torch.tensor([0, 2, 1]))
+    assert pixels.shape == (3, 3, 8, 8)
+    expected = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1]])[:, :, None, None].expand(3, 3, 8, 8)
+    assert (pixels - expected).abs().max() < 0.05  # JPEG.
+    assert folder.captions(torch.tensor([0, 1]), 0) == ["a red wall", ""]
+    assert {folder.captions(torch.tensor([2]), seed)[0] for seed in range(20)} == {"grün", "green"}
+
+
+def test_the_middle_square_is_taken_and_photographs_are_turned(tmp_path: Path):
+    wide = Image.new("RGB", (30, 10), "black")
+    wide.paste("white", (10, 0, 20, 10))
+    wide.save(tmp_path / "wide.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # Turned upside down.
+    turned = Image.new("RGB", (16, 16), "black")
+    turned.paste("white", (0, 0, 16, 8))
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for name in ("wide", "turned"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    turned_pixels, wide_pixels = Folder(tmp_path, 10).pixels(torch.tensor([0, 1]))
+    assert wide_pixels.min() > 0.9
+    assert turned_pixels[:, 9].min() > 0.9
+    assert turned_pixels[:, 0].max() < -0.9
+
+
+def test_a_folder_without_captions(tmp_path: Path):
+    picture(tmp_path / "a.png", (8, 8), (0, 0, 0))
+    with pytest.raises(UserError, match="no picture with a caption"):
+        Folder(tmp_path, 8)
+
+
+def test_a_caption_that_is_not_text(tmp_path: Path):
+    picture(tmp_path / "a.png", (8, 8), (0, 0, 0)).with_suffix(".txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"a\.txt cannot be read as a caption"):
+        Folder(tmp_path, 8)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_a_broken_picture_is_named(tmp_path: Path, content: bytes | None):
+    file = picture(tmp_path / "a.png", (64, 64), (1, 2, 3))
+    file.write_bytes(file.read_bytes()[:60] if content is None else content)
+    file.with_suffix(".txt").write_text("a")
+    with pytest.raises(UserError, match=r"a\.png cannot be read as a picture"):
+        Folder(tmp_path, 8).pixels(torch.tensor([0]))

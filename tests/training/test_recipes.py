@@ -1,0 +1,124 @@
+"""Every recipe describes networks that fit together; settings change them, and only in ways that make sense."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
+from mezzotint.denoise.unet import UNet
+from mezzotint.noise.parameterisation import Prediction
+from mezzotint.pipeline import Pipeline
+from mezzotint.store.facts import Facts
+from mezzotint.training.recipes import RECIPES, changed, debug, recipe_named
+from mezzotint.types import UserError
+from mezzotint.vae.autoencoder import Autoencoder
+
+ROOM = 40 * 2**20
+"""Bytes that a shipped model may take."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_networks_that_fit_together(name: str):
+    recipe = recipe_named(name)
+    assert recipe.name == name
+    text, vision = recipe.clip.text(recipe.clip.vocab_size, 0, 1, 1), recipe.clip.vision(recipe.size)
+    with torch.device("meta"):
+        clip = CLIPModel(CLIPTextModel(text), CLIPVisionModel(vision), recipe.clip.projection)
+        unet, vae = UNet(recipe.unet.network), Autoencoder(recipe.vae.network)
+        assert vae.encode(torch.zeros(1, 3, recipe.size, recipe.size)).mean.shape == (
+            1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
+        )  # fmt: skip
+    assert vae.config.factor == 8
+    assert recipe.unet.network.cross_attention_dim == text.hidden_size
+    assert text.max_position_embeddings == 77
+    assert vae.config.scaling_factor == 1.0  # Latents are standardised after training.
+    assert recipe.size % recipe.clip.patch == 0
+    size = sum(p.numel() for part in (clip.text_model, unet, vae) for p in part.parameters()) * 2
+    if name != "still-life-256":
+        assert size <= ROOM
+    Pipeline.request  # noqa: B018
+    facts = Facts(name=name, defaults=recipe.defaults)
+    assert facts.request(prompt="a cube").steps == recipe.defaults["steps"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_json_and_a_pure_function(name: str):
+    recipe = recipe_named(name)
+    assert recipe_named(name) == recipe
+    assert changed(recipe, []) == recipe
+    values = json.loads(json.dumps(recipe.to_dict()))
+    assert values["unet"]["schedule"]["prediction_type"] == "v_prediction"
+    assert values["unet"]["schedule"]["rescale_betas_zero_snr"] is True
+
+
+def test_the_forward_process_ends_in_pure_noise():
+    assert recipe_named("still-life-128").unet.schedule.sigma_max == pytest.approx(4096, rel=1e-3)
+
+
+def test_no_such_recipe():
+    with pytest.raises(UserError, match=r"no recipe 'still-live'.*still-life-64"):
+        recipe_named("still-live")
+
+
+def test_settings_reach_everything():
+    base = debug()
+    assert changed(base, ["scenes=7"]) == replace(base, scenes=7)
+    recipe = changed(
+        base,
+        ["unet.fit.images=48", "vae.fit.lr=1", "clip.fit.bf16=true", "unet.fit.betas=[0.5, 0.9]", "name=mine",
+         "unet.schedule.prediction_type=epsilon", "unet.network.norm_num_groups=8", "unet.caption_dropout=0"],
+    )  # fmt: skip
+    assert recipe.unet.fit.images == 48
+    assert (recipe.vae.fit.lr, type(recipe.vae.fit.lr)) == (1.0, float)
+    assert recipe.clip.fit.bf16 is True
+    assert recipe.unet.fit.betas == (0.5, 0.9)
+    assert recipe.name == "mine"
+    assert recipe.unet.schedule.prediction_type is Prediction.EPSILON
+    assert recipe.unet.network.norm_num_groups == 8
+    assert recipe.unet.caption_dropout == 0.0
+    assert base == debug()
+
+
+def test_a_stage_s_own_settings_need_no_dots():
+    base = debug()
+    assert changed(base, ["images=40"], "vae") == changed(base, ["vae.fit.images=40"])
+    assert changed(base, ["layers_per_block=2"], "unet") == changed(base, ["unet.network.layers_per_block=2"])
+    assert changed(base, ["crop=16"], "decoder") == changed(base, ["decoder.crop=16"])
+    assert changed(base, ["scenes=3"], "vae").scenes == 3
+    assert changed(base, ["unet.fit.images=40"], "vae").unet.fit.images == 40
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("images=40", "no setting 'images'"),
+        ("unet.fit.imagse=40", "no setting 'unet.fit.imagse'"),
+        ("unet.fit.images.more=40", "no setting"),
+        ("unet.fit=3", "no setting 'unet.fit'"),
+        ("unet.fit.images", "key=value"),
+        ("unet.fit.images=many", "must be a value such as 32"),
+        ("unet.fit.images=1.5", "must be a value such as 32"),
+        ("unet.fit.images=True", "must be a value such as 32"),
+        ("unet.fit.images=0", "at least 1"),
+        ("unet.fit.bf16=1", "must be a value such as False"),
+        ("unet.fit.lr=__import__('os')", "must be a value such as"),
+        ("unet.fit.lr=-1", "lr is -1"),
+        ("unet.schedule.prediction_type=noise", "epsilon, v_prediction, sample, flow"),
+        ("unet.schedule.beta_schedule=cosine", "beta_schedule"),
+        ("unet.network.norm_num_groups=7", "block_out_channels"),
+        ("vae.network.act_fn=sine", "act_fn"),
+        ("size=20", "multiple of 8"),
+        ("size=0", "multiple of 8"),
+        ("vae.crop=64", "at most size"),
+        ("decoder.crop=12", "multiple of 8"),
+        ("scenes=0", "at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense(setting: str, said: str):
+    with pytest.raises(UserError, match=said) as error:
+        changed(debug(), [setting])
+    assert "\n" not in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,7 +165,8 @@ def _judge(options: Options) -> int:
     config = FitConfig(images=options.images, batch=32, lr=2e-3, warmup=1000, ema=0, fall=0.6, weight_decay=0.02)
     target = FOLDER if options.out is None else options.out
     _make(target)
-    fit(JudgeTask(judge, options.images), config, target.parent / f".{target.name}-training", report=tell)
+    with tempfile.TemporaryDirectory() as checkpoints:
+        fit(JudgeTask(judge, options.images), config, Path(checkpoints), report=tell)
     measured = save_judge(judge, target)
     if options.json:
         print(json.dumps({"folder": str(target), "accuracy": measured}))

@@ -204,7 +204,7 @@ def accuracy(judge: Judge, count: int = 1000, seed: int = 990_001) -> dict[str, 
                     right[name] += getattr(nearest, name) == getattr(solid, name)
                 all_right &= nearest.shape == solid.shape and nearest.colour == solid.colour
             whole += all_right
-    attributes = {name: value / solids for name, value in right.items()}
+    attributes = {name: value / max(solids, 1) for name, value in right.items()}
     return {**attributes, "found": found / count, "scene": whole / count}
 
 

@@ -89,8 +89,8 @@ def denoiser_task(denoiser: Exact, dropout: float = 0.0) -> tuple[DenoiserTask, 
 def test_the_exact_denoiser_has_no_loss(prediction: Prediction):
     task, _ = denoiser_task(Exact(prediction, 0.0))
     loss, figures = task.loss(torch.arange(8), torch.Generator().manual_seed(0))
-    assert float(loss) == 0
-    assert {name: float(value) for name, value in figures.items()} == {"low_noise": 0, "high_noise": 0}
+    assert loss.item() == 0
+    assert {name: value.item() for name, value in figures.items()} == {"low_noise": 0, "high_noise": 0}
 
 
 @pytest.mark.parametrize("prediction", list(Prediction))
@@ -98,7 +98,7 @@ def test_the_loss_is_the_squared_error_of_the_network_s_own_prediction(predictio
     task, _ = denoiser_task(Exact(prediction, 0.5))
     loss, _ = task.loss(torch.arange(8), torch.Generator().manual_seed(0))
     # x0 is up to 3 and c_out down to 0.03, so float32 leaves 1e-5 of the quotient; sigma 4096 takes nothing away.
-    assert float(loss) == pytest.approx(0.25, rel=1e-3)
+    assert loss.item() == pytest.approx(0.25, rel=1e-3)
 
 
 def test_a_batch_sees_the_whole_schedule():
@@ -237,7 +237,7 @@ def test_a_perfect_reading_has_no_loss_and_every_place_right():
         read.order.weight.zero_()
         read.order.bias.copy_(100.0 * nn.functional.one_hot(truth["order"], 3)[0])
     loss, right = read.loss(torch.randn(1, 3), truth)
-    assert float(loss) == pytest.approx(0, abs=1e-6)
-    assert float(right) == 1
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert right.item() == 1
     other = truth_told([Told("", (SPOKEN.solids[0], Solid("cone", "", "", "")), "across")])
-    assert float(read.loss(torch.randn(1, 3), other)[1]) == 0.5  # One of two places; absent ones do not count.
+    assert read.loss(torch.randn(1, 3), other)[1].item() == 0.5  # One of two places; absent ones do not count.

@@ -7,6 +7,7 @@ import re
 from itertools import permutations
 
 import pytest
+import torch
 
 from mezzotint.evaluate.judge import Found
 from mezzotint.evaluate.obedience import APART, GENEVAL, interval, obeys, overall
@@ -171,3 +172,23 @@ def test_every_shape_colour_count_and_relation_is_asked_for(asked: dict[str, lis
     assert {task.order for task in asked["position"]} == {"across", "deep"}
     assert all(a.shape != b.shape for category in ("two_object", "position") for a, b in
                (task.wanted for task in asked[category]))  # fmt: skip
+
+
+def test_reconstruction_is_measured_on_held_out_scenes():
+    """An autoencoder that gives grey for everything: the ratio is that of the scenes against grey."""
+    from mezzotint.evaluate.reconstruction import reconstruction
+    from mezzotint.vae.autoencoder import Autoencoder
+    from mezzotint.vae.codec import Codec, from_uint8, to_uint8
+    from mezzotint.vae.config import AutoencoderConfig
+    from mezzotint.world.render import render
+    from mezzotint.world.scene import random_scenes
+
+    autoencoder = Autoencoder(AutoencoderConfig.of_widths(8, 8, norm_num_groups=4)).eval()
+    for tensor in (autoencoder.decoder.conv_out.weight, autoencoder.decoder.conv_out.bias):
+        torch.nn.init.zeros_(tensor)
+    measured = reconstruction(Codec(autoencoder), 32, n=5, seed=3)
+    truth = from_uint8(to_uint8(render(random_scenes(5, 770_003, held_out=True), 32).pixels))
+    grey = from_uint8(to_uint8(torch.zeros_like(truth)))
+    ratios = 10 * torch.log10(4 / (truth - grey).square().flatten(1).mean(dim=1))
+    assert measured["psnr"] == pytest.approx(float(ratios.mean()), abs=0.01)
+    assert measured["low"] < measured["psnr"] < measured["high"]

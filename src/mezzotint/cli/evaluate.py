@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ABOUT = (
     "obedience: draw prompts of eight categories and let the judge say which pictures show just what was asked for. "
+    "vae: send scenes kept out of training through the autoencoder and back. "
     "judge: train the judge anew on real scenes and measure it."
 )
 
@@ -26,12 +27,12 @@ ABOUT = (
 class Options:
     """What to measure, and how carefully."""
 
-    what: Literal["obedience", "judge"]
-    """obedience or judge."""
+    what: Literal["obedience", "vae", "judge"]
+    """obedience, vae or judge."""
     model: str = Request.model
     """A shipped model's name, or a folder."""
     n: int = 200
-    """Pictures a category."""
+    """Pictures a category, or scenes."""
     seed: int = 0
     """Other seeds, other prompts and noise."""
     categories: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class Options:
 def run(argv: Sequence[str]) -> int:
     """Measure."""
     options = parse(Options, "evaluate", argv, ABOUT, "what")
-    return _judge(options) if options.what == "judge" else _obedience(options)
+    return {"obedience": _obedience, "vae": _vae, "judge": _judge}[options.what](options)
 
 
 def _obedience(options: Options) -> int:
@@ -99,6 +100,20 @@ def _obedience(options: Options) -> int:
     if result["overall"] is not None:
         print(f"{'overall':<16}{result['overall']:.3f}  the mean of GenEval's categories asked for")
     print("judge on real scenes: " + ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items()))
+    return 0
+
+
+def _vae(options: Options) -> int:
+    import mezzotint
+    from mezzotint.evaluate.reconstruction import reconstruction
+
+    pipe = mezzotint.load(options.model, options.device)
+    result = reconstruction(pipe.codec, pipe.size[0], n=options.n, seed=options.seed)
+    if options.json:
+        print(json.dumps({"model": options.model, "seed": options.seed, **result}))
+    else:
+        reach = f"95% {result['low']:.2f} to {result['high']:.2f}"
+        print(f"{result['psnr']:.2f} dB  {reach}  n {result['n']} held-out scenes")
     return 0
 
 

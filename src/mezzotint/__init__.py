@@ -9,19 +9,30 @@ The names in `__all__` are the public ones. Importing this imports no torch; `lo
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .types import Conditioning, Request, UserError
+from mezzotint.types import Conditioning, Request, UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from .pipeline import Pipeline
-    from .store.checksum import Checksums
+    from mezzotint.pipeline import Cancelled, Picture, Pipeline, Progress
+    from mezzotint.store.checksum import Checksums
 
 __version__ = "0.1.0"
-__all__ = ["Conditioning", "Pipeline", "Request", "UserError", "__version__", "load"]
+__all__ = [
+    "Cancelled",
+    "Conditioning",
+    "Picture",
+    "Pipeline",
+    "Progress",
+    "Request",
+    "UserError",
+    "__version__",
+    "load",
+]
 
 
 def load(
@@ -37,19 +48,17 @@ def load(
     elsewhere; else float32, bfloat16 or float16. `checksums` are the folder's, if they were begun earlier.
     Raises UserError for a model that is missing, damaged or of another kind, and a device that is not there.
     """
-    from .pipeline import Pipeline
-    from .store.device import choose_device, choose_dtype
-    from .store.folder import load_folder
-    from .store.models import resolve
+    from mezzotint.pipeline import Pipeline
+    from mezzotint.store.device import choose_device, choose_dtype
+    from mezzotint.store.folder import load_folder
+    from mezzotint.store.models import resolve
 
     parts = load_folder(resolve(model), choose_device(device), choose_dtype(dtype), checksums)
     return Pipeline.of(parts, name=str(model))
 
 
 def __getattr__(name: str) -> Any:
-    """Pipeline, imported when it is first asked for, because it imports torch."""
-    if name == "Pipeline":
-        from .pipeline import Pipeline
-
-        return Pipeline
+    """What `pipeline` holds, imported when it is first asked for, because it imports torch."""
+    if name in ("Cancelled", "Picture", "Pipeline", "Progress"):
+        return getattr(import_module("mezzotint.pipeline"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,7 +36,17 @@ def tracked(*suffixes: str) -> list[Path]:
 
 def test_the_public_names():
     """A name that is added or taken away is a decision: it changes this list."""
-    assert mezzotint.__all__ == ["Conditioning", "Pipeline", "Request", "UserError", "__version__", "load"]
+    assert mezzotint.__all__ == [
+        "Cancelled",
+        "Conditioning",
+        "Picture",
+        "Pipeline",
+        "Progress",
+        "Request",
+        "UserError",
+        "__version__",
+        "load",
+    ]
     for name in mezzotint.__all__:
         assert getattr(mezzotint, name) is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,10 +60,13 @@ def test_the_debug_recipe_from_nothing_to_a_picture(tmp_path: Path, capsys: pyte
     weights = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
     train(capsys, "all", "debug", "--out", str(run), "--resume")
     assert {path: path.read_bytes() for path in run.rglob("*.safetensors")} == weights
+    assert_refused(capsys, ["decoder", "debug", "images=16", "--out", str(run)], "begun before")
+    assert_refused(capsys, ["decoder", "debug", "images=16", "--out", str(run), "--resume"], "other settings")
+    shutil.rmtree(run / "decoder")
     said = train(capsys, "decoder", "debug", "images=16", "--out", str(run))
     assert said["model"] == str(run / "decoder")
     assert json.loads((run / "recipe.json").read_text())["decoder"]["fit"]["images"] == 16
-    assert_refused(capsys, ["unet", "debug", "lr=1", "--out", str(run), "--resume"], "another configuration")
+    assert_refused(capsys, ["unet", "debug", "lr=1", "--out", str(run), "--resume"], "other settings")
     assert_refused(capsys, ["all", "still-life-64", "--out", str(run)], "another recipe")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 
-from ..types import UserError
+from mezzotint.types import UserError
 
 VERBS: dict[str, str] = {
     "generate": "draw pictures from words",
@@ -51,7 +51,7 @@ def dispatch(argv: list[str]) -> int:
         print(help_text())
         return 0
     if verb in ("-V", "--version"):
-        from .. import __version__
+        from mezzotint import __version__
 
         print(f"mezzotint {__version__}")
         return 0

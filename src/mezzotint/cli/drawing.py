@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..types import Request, UserError
+from mezzotint.types import Request, UserError
 
 if TYPE_CHECKING:
-    from ..pipeline import Picture, Pipeline, Progress
-    from ..store.checksum import Checksums
+    from mezzotint.pipeline import Picture, Pipeline, Progress
+    from mezzotint.store.checksum import Checksums
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Opened:
         """What a picture's bits depend on beside its request and the weights."""
         import torch
 
-        from .. import __version__
+        from mezzotint import __version__
 
         return {
             "mezzotint": __version__,
@@ -45,14 +45,14 @@ def open_model(model: str, folder: Path, device: str | None, dtype: str | None, 
     Weights that are missing or cut short are told before torch is imported. They are summed in a thread while it is,
     and what is imported is not searched for garbage. `threads` is how many work on a CPU; none leaves that to torch.
     """
-    from ..store.checksum import Checksums
-    from ..store.layout import STEMS, weight_headers
+    from mezzotint.store.checksum import Checksums
+    from mezzotint.store.layout import STEMS, weight_headers
 
     for part in STEMS:
         weight_headers(folder / part)
     checksums = Checksums(folder)
     gc.disable()
-    from .. import load
+    from mezzotint import load
 
     pipe = load(model, device, dtype, checksums=checksums)
     gc.enable()

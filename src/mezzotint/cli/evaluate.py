@@ -44,8 +44,9 @@ class Options:
     sampler: str | None = None
     """Sampler; by default the model's own."""
     out: Path | None = None
-    """A folder for a sheet of pictures of every category, and verdicts.jsonl; for `judge`, where it is written."""
-    images: int = 20_000
+    """A folder for a sheet of every category, CATEGORY.png, and its verdicts, CATEGORY.jsonl; for `judge`, where it is
+    written, by default runs/judge."""
+    images: int = 50_000
     """Scenes that a new judge is trained on."""
     device: str | None = None
     """Where to compute: cpu, cuda, ...; by default the accelerator if there is one."""
@@ -166,7 +167,7 @@ def _make(folder: Path) -> None:
 def _judge(options: Options) -> int:
     import torch
 
-    from mezzotint.evaluate.judge import FOLDER, Judge, JudgeTask, save_judge
+    from mezzotint.evaluate.judge import Judge, JudgeTask, save_judge
     from mezzotint.training.fit import Progress, channels_last, fit
     from mezzotint.training.fit_config import FitConfig
 
@@ -178,7 +179,7 @@ def _judge(options: Options) -> int:
     torch.manual_seed(0)
     judge = channels_last(Judge())
     config = FitConfig(images=options.images, batch=32, lr=2e-3, warmup=1000, ema=0, fall=0.6, weight_decay=0.02)
-    target = FOLDER if options.out is None else options.out
+    target = Path("runs/judge") if options.out is None else options.out
     _make(target)
     with tempfile.TemporaryDirectory() as checkpoints:
         fit(JudgeTask(judge, options.images), config, Path(checkpoints), report=tell)

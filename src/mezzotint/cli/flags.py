@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..types import UserError
+from mezzotint.types import UserError
 
 Options = TypeVar("Options")
 
@@ -89,7 +89,7 @@ def parse(cls: type[Options], verb: str, argv: Sequence[str], about: str, *posit
         settings: dict[str, Any] = {**_settings(hints[name]), "metavar": name}
         parser.add_argument(name, help=docs.get(name, "").replace("%", "%%"), **settings)
     add_flags(parser, cls, without=positional)
-    values = vars(parser.parse_args(argv))
+    values = vars(parser.parse_intermixed_args(argv))
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -11,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..store.beside import check_writable
-from ..store.facts import read_facts
-from ..store.models import resolve
-from ..types import Request, UserError
-from .flags import add_flags, make_parser, size
+from mezzotint.cli.flags import add_flags, make_parser, size
+from mezzotint.store.beside import check_writable
+from mezzotint.store.facts import read_facts
+from mezzotint.store.models import resolve
+from mezzotint.types import Request, UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ABOUT = "Draw pictures from words."
 MAX_COUNT = 10_000
-SHEET_GAP = 4
-"""Pixels between the pictures of a sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +57,11 @@ def run(argv: Sequence[str]) -> int:
         check_writable(target)
     check_writable(options.out)
 
-    from ..store.png import Provenance, picture_format, write_picture, write_plain
+    from mezzotint.store.png import Provenance, picture_format, write_picture, write_plain
+    from mezzotint.world.sheet import tiled
 
     picture_format(options.out)
-    from .drawing import draw, open_model
+    from mezzotint.cli.drawing import draw, open_model
 
     opened = open_model(request.model, folder, options.device, options.dtype)
     images: list[Image] = []
@@ -76,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
         if options.n > 1:
             images.append(picture.image)
     if options.n > 1:
-        write_plain(sheet(images), options.out)
+        write_plain(tiled(images), options.out)
     seconds = time.perf_counter() - began
     tell(options, targets, drawn[0], seconds)
     return 0
@@ -106,7 +104,7 @@ def check(request: Request) -> None:
     """Raise UserError for a prompt without a word, and for a sampler that there is not."""
     if not any(character.isalnum() for character in request.prompt):
         raise UserError("The prompt has no word in it: say what to draw, such as 'a red sphere'.")
-    from ..sampling.samplers import sampler_named
+    from mezzotint.sampling.samplers import sampler_named
 
     sampler_named(request.sampler)
 
@@ -116,19 +114,6 @@ def names(out: Path, count: int) -> list[Path]:
     if count == 1:
         return [out]
     return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(count)]
-
-
-def sheet(images: Sequence[Image]) -> Image:
-    """All pictures on one, row after row, as nearly square as can be."""
-    from PIL import Image
-
-    columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    width, height = images[0].width + SHEET_GAP, images[0].height + SHEET_GAP
-    whole = Image.new("RGB", (columns * width - SHEET_GAP, rows * height - SHEET_GAP), "white")
-    for number, image in enumerate(images):
-        whole.paste(image, (number % columns * width, number // columns * height))
-    return whole
 
 
 def tell(options: Options, targets: Sequence[Path], request: Request, seconds: float) -> None:

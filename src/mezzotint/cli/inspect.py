@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..store.inspect import inspect
-from ..types import UserError
-from .flags import parse
+from mezzotint.cli.flags import parse
+from mezzotint.store.inspect import inspect
+from mezzotint.types import UserError
 
 ABOUT = "Say what a model file or folder holds, from its headers alone."
 
@@ -37,7 +37,7 @@ def located(path: Path) -> Path:
     """The path itself where something is, else the folder of the shipped model of that name."""
     if path.expanduser().exists():
         return path
-    from ..store.models import resolve
+    from mezzotint.store.models import resolve
 
     try:
         return resolve(path)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..store.models import shipped_models
-from .flags import parse
+from mezzotint.cli.flags import parse
+from mezzotint.store.models import shipped_models
 
 ABOUT = "List the models that come with the package."
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..store.models import resolve
-from .flags import parse
+from mezzotint.cli.flags import parse
+from mezzotint.store.models import resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,12 +38,12 @@ def run(argv: Sequence[str]) -> int:
     """Draw again; exit code 0 where every bit agrees, 1 where not."""
     began = time.perf_counter()
     options = parse(Options, "reproduce", argv, ABOUT, "picture")
-    from ..store.png import read_provenance
+    from mezzotint.store.png import read_provenance
 
     image, provenance = read_provenance(options.picture)
     request = provenance.request if options.model is None else provenance.request.but(model=options.model)
     folder = resolve(request.model)
-    from .drawing import draw, open_model
+    from mezzotint.cli.drawing import draw, open_model
 
     dtype = options.dtype if options.dtype is not None else provenance.made_with.get("dtype")
     # A sum that more threads share is added in another order.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..sampling.samplers import SAMPLERS
-from .flags import make_parser
+from mezzotint.cli.flags import make_parser
+from mezzotint.sampling.samplers import SAMPLERS
 
 
 def run(argv: Sequence[str]) -> int:

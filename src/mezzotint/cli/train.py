@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mezzotint.training.fit import Progress
 
 ABOUT = (
-    "Train one stage of a recipe, or all of them: vae, clip, unet, decoder, all. "
+    "Train one stage of a recipe, or all of them: vae, clip, unet, decoder, all; assemble puts the model together. "
     "Settings change the recipe: 'unet.fit.images=1000', or for one stage just 'images=1000'."
 )
 
@@ -26,8 +26,8 @@ ABOUT = (
 class Options:
     """What to train, on what, and where to."""
 
-    stage: Literal["vae", "clip", "unet", "decoder", "all"]
-    """vae, clip, unet, decoder or all."""
+    stage: Literal["vae", "clip", "unet", "decoder", "assemble", "all"]
+    """vae, clip, unet, decoder, assemble or all."""
     recipe: str
     """debug, still-life-64, still-life-128 or still-life-256."""
     settings: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Options:
     data: Path | None = None
     """A folder of pictures with .txt captions beside them; by default the still life is rendered."""
     resume: bool = False
-    """Go on from the run's checkpoints."""
+    """Go on from the run's checkpoints; without it a stage that was begun there is not begun again."""
     device: str | None = None
     """Where to train: cpu, cuda, ...; by default the accelerator if there is one."""
     json: bool = False
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     from mezzotint.store.device import choose_device
     from mezzotint.training.recipes import changed, recipe_named
     from mezzotint.training.stages import Run, carry_out
-    from mezzotint.training.workers import leads
+    from mezzotint.training.workers import leads, own_device
 
     recipe = changed(
         recipe_named(options.recipe), options.settings, stage="" if options.stage == "all" else options.stage
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
     folder = Path("runs") / recipe.name if options.out is None else options.out
     began = time.monotonic()
     with _Line() as line:
-        work = Run(recipe, folder, options.data, choose_device(options.device), options.resume, line.tell)
+        work = Run(recipe, folder, options.data, own_device(choose_device(options.device)), options.resume, line.tell)
         made = carry_out(work, options.stage)
     if not leads():
         return 0

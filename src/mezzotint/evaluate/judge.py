@@ -104,7 +104,7 @@ def _read(maps: Tensor) -> list[list[Found]]:
 
 
 class JudgeTask:
-    """Real scenes, rendered as they are needed; half of them with combinations that image models never train on."""
+    """Real scenes, rendered as they are needed, combinations that image models never train on among them."""
 
     def __init__(self, judge: Judge, count: int, seed: int = 41) -> None:
         self.network: nn.Module = judge

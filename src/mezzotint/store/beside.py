@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..types import UserError
+from mezzotint.types import UserError
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from threading import Thread
 
-from ..types import UserError
-from .layout import all_weight_files
+from mezzotint.store.layout import all_weight_files
+from mezzotint.types import UserError
 
 
 class Checksums:

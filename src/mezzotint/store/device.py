@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..types import UserError
+from mezzotint.types import UserError
 
 DTYPES = {
     "float32": torch.float32,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
-from ..types import Request, UserError
+from mezzotint.types import Request, UserError
 
 FILE_NAME = "mezzotint.json"
 SETTLED = ("prompt", "seed", "model")

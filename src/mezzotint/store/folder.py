@@ -14,20 +14,20 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..conditioning.clip import CLIPTextConfig, CLIPTextModel
-from ..denoise.config import UNetConfig
-from ..denoise.unet import UNet
-from ..noise.schedule import NoiseSchedule
-from ..text.tokenizer import Tokenizer
-from ..types import UserError
-from ..vae.autoencoder import Autoencoder
-from ..vae.config import AutoencoderConfig
-from .beside import folder_beside
-from .checksum import Checksums
-from .facts import Facts, read_facts, read_json, write_facts, write_json
-from .layout import STEMS, is_model_folder, weight_headers
-from .part import save_part
-from .weights import build
+from mezzotint.conditioning.clip import CLIPTextConfig, CLIPTextModel
+from mezzotint.denoise.config import UNetConfig
+from mezzotint.denoise.unet import UNet
+from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.store.beside import folder_beside
+from mezzotint.store.checksum import Checksums
+from mezzotint.store.facts import Facts, read_facts, read_json, write_facts, write_json
+from mezzotint.store.layout import STEMS, is_model_folder, weight_headers
+from mezzotint.store.part import save_part
+from mezzotint.store.weights import build
+from mezzotint.text.tokenizer import Tokenizer
+from mezzotint.types import UserError
+from mezzotint.vae.autoencoder import Autoencoder
+from mezzotint.vae.config import AutoencoderConfig
 
 Made = TypeVar("Made")
 
@@ -168,7 +168,8 @@ def save_folder(parts: Parts, path: str | Path, *, card: str | None = None, dtyp
     configs = {
         "unet": parts.unet.config.to_dict(),
         "vae": parts.vae.config.to_dict(),
-        "text_encoder": parts.text_encoder.config.to_dict(),
+        # transformers would else compute in the 16 bits that the file is stored in, beside a U-Net in 32.
+        "text_encoder": parts.text_encoder.config.to_dict() | {"torch_dtype": "float32"},
     }
     with folder_beside(Path(path)) as folder:
         sums: dict[str, str] = {}

@@ -12,10 +12,10 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from ..types import UserError
-from .facts import FILE_NAME, read_facts, read_json
-from .header import Header, TensorEntry, read_header
-from .layout import STEMS, is_model_folder, weight_headers
+from mezzotint.store.facts import FILE_NAME, read_facts, read_json
+from mezzotint.store.header import Header, TensorEntry, read_header
+from mezzotint.store.layout import STEMS, is_model_folder, weight_headers
+from mezzotint.types import UserError
 
 Tensors = dict[str, TensorEntry]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..types import UserError
-from .facts import read_json
-from .header import Header, read_header
+from mezzotint.store.facts import read_json
+from mezzotint.store.header import Header, read_header
+from mezzotint.types import UserError
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """The parts that have weights, and what their files are called."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..types import UserError
-from .facts import Facts, read_facts
-from .layout import all_weight_files, is_model_folder
+from mezzotint.store.facts import Facts, read_facts
+from mezzotint.store.layout import all_weight_files, is_model_folder
+from mezzotint.types import UserError
 
 SHIPPED = Path(__file__).parent.parent / "models"
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .facts import write_json
-from .header import read_header
-from .weights import build, write_tensors
+from mezzotint.store.facts import write_json
+from mezzotint.store.header import read_header
+from mezzotint.store.weights import build, write_tensors
 
 Module = TypeVar("Module", bound=nn.Module)
 

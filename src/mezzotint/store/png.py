@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..types import Request, UserError
-from .beside import file_beside
+from mezzotint.store.beside import file_beside
+from mezzotint.types import Request, UserError
 
 CHUNK = "mezzotint"
 PARAMETERS = "parameters"

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..types import UserError
-from .beside import file_beside
-from .header import Header
+from mezzotint.store.beside import file_beside
+from mezzotint.store.header import Header
+from mezzotint.types import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
 Rename = Callable[[str], str | None]

@@ -8,8 +8,9 @@ RUN/model/        the model, in the diffusers layout, with its card
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -213,17 +214,21 @@ def _sample_prompts(pictures: Pictures) -> Sequence[str]:
     return [caption[: Request.MAX_PROMPT] for caption in first]
 
 
-def assemble(run: Run, name: str, *, about: str = "", card: str | None = None) -> Path:
-    """The model in RUN/model from the finished stages; the fine-tuned decoder is taken where there is one."""
+def assemble(run: Run) -> Path:
+    """The model in RUN/model from the finished stages; the fine-tuned decoder is taken where there is one.
+
+    It is called what the recipe is called, and says of itself how its stages were trained. Raises UserError where a
+    stage is not finished.
+    """
     unet_folder, clip_folder = run.need("unet"), run.need("clip")
     vae_folder = run.stage("decoder") if (run.stage("decoder") / "config.json").exists() else run.need("vae")
     unet_config = described(UNetConfig.from_dict, unet_folder / "config.json")
     conditioner = load_conditioner(clip_folder, torch.device("cpu"))
     facts = Facts(
-        name=name,
-        about=about,
+        name=run.recipe.name,
+        about=f"One to four solids on a table, {run.recipe.size} pixels." if run.pictures_from is None else "",
         sizes=((run.recipe.size, run.recipe.size),),
-        recipe=run.recipe.to_dict(),
+        recipe=read_json(run.folder / "recipe.json"),
         defaults=run.recipe.defaults,
     )
     parts = Parts(
@@ -235,7 +240,7 @@ def assemble(run: Run, name: str, *, about: str = "", card: str | None = None) -
         facts=facts,
     )
     target = run.folder / "model"
-    save_folder(parts, target, card=card, dtype=torch.float16)
+    save_folder(parts, target, card=model_card(run), dtype=torch.float16)
     return target
 
 
@@ -301,44 +306,58 @@ def _show(run: Run, stage: str, pictures: list[Tensor]) -> None:
     write_plain(tiled(images, columns=len(images) // 2), target)
 
 
-def begin(run: Run) -> None:
-    """Make the run's folder and write its resolved recipe.
-
-    Raises UserError where the folder holds another recipe or cannot be written, or there is nothing to learn from.
-    """
-    path = run.folder / "recipe.json"
-    if path.exists() and read_json(path).get("name") != run.recipe.name:
-        raise UserError(f"{run.folder} holds a run of another recipe: choose another --out.")
-    if run.pictures_from is not None:
-        run.pictures()  # A folder without pictures is told of before anything is written.
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.recipe.to_dict(), path)
-    except OSError as error:
-        raise UserError(f"{run.folder} cannot be written: {error.strerror or error}.") from error
-
-
 STAGES: dict[str, Callable[[Run], None]] = {
     "vae": train_vae,
     "clip": train_clip,
     "unet": train_unet,
     "decoder": train_decoder,
 }
-"""What can be trained alone, by name."""
+"""What is trained, by name and in order."""
 NEEDS = {"unet": ("vae", "clip"), "decoder": ("vae",)}
 """The stages that must be finished before one alone."""
 
 
+def begin(run: Run, stages: Collection[str]) -> None:
+    """Make the run's folder and write what of the recipe these stages use.
+
+    Raises UserError where the folder holds another recipe, or one of the stages begun and not to be resumed or begun
+    with other settings, or where it cannot be written, or where there is nothing to learn from.
+    """
+    path = run.folder / "recipe.json"
+    told = json.loads(json.dumps(run.recipe.to_dict()))
+    if path.exists():
+        before = read_json(path)
+        if before.get("name") != run.recipe.name:
+            raise UserError(f"{run.folder} holds a run of another recipe: choose another --out.")
+        for stage in stages:
+            if not (run.stage(stage) / "checkpoint.pt").exists():
+                continue
+            if not run.resume:
+                raise UserError(f"{run.stage(stage)} was begun before: go on with --resume, or move it away.")
+            if before.get(stage) != told[stage]:
+                raise UserError(f"{run.stage(stage)} was begun with other settings: give the same, or another --out.")
+        told = {**before, **{key: value for key, value in told.items() if key in stages or key not in STAGES}}
+    if run.pictures_from is not None:
+        run.pictures()  # A folder without pictures is told of before anything is written.
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(told, path)
+    except OSError as error:
+        raise UserError(f"{run.folder} cannot be written: {error.strerror or error}.") from error
+
+
 def carry_out(run: Run, stage: str) -> Path:
-    """One stage, or "all" of them and the model; returns the folder that was made.
+    """One stage, "assemble" for the model of finished ones, or "all"; returns the folder that was made.
 
     With `resume`, "all" does not do again what is finished. Raises UserError as `begin` and the stages do.
     """
     workers.join(run.device)
+    if stage == "assemble":
+        return assemble(run) if workers.leads() else run.folder / "model"
     for name in NEEDS.get(stage, ()):
         run.need(name)
     if workers.leads():
-        begin(run)
+        begin(run, STAGES if stage == "all" else [stage])
     workers.wait()
     if stage != "all":
         STAGES[stage](run)
@@ -348,7 +367,4 @@ def carry_out(run: Run, stage: str) -> Path:
         if not (run.resume and (run.stage(name) / "config.json").exists()):
             train(run)
         workers.wait()
-    if workers.leads():
-        about = f"Trained by the recipe {run.recipe.name}."
-        assemble(run, run.recipe.name, about=about, card=model_card(run))
-    return run.folder / "model"
+    return assemble(run) if workers.leads() else run.folder / "model"

@@ -27,6 +27,13 @@ def leads() -> bool:
     return rank() == 0
 
 
+def own_device(device: torch.device) -> torch.device:
+    """This process's device: where several processes share a machine with several GPUs, each has its own."""
+    if count() == 1 or device.type != "cuda":
+        return device
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
 def join(device: torch.device) -> None:
     """Meet the other processes, if there are any."""
     if count() > 1 and not distributed.is_initialized():

@@ -44,6 +44,7 @@ TABLE_WORDS = {
 }
 LIGHT_WORDS = {"left": "lit from the left", "right": "lit from the right", "front": "lit from the front"}
 NUMBER_WORDS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
+NUMBERS = tuple(word for words in NUMBER_WORDS.values() for word in words)
 OPENINGS = (
     "a photo of ",
     "a picture of ",
@@ -91,7 +92,10 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
     if chooser.random() < 0.07:
         text += f", {LIGHT_WORDS[scene.light]}"
     if chooser.random() < 0.35 and not text.startswith(("from", *IN_FRONT_OF, *BEHIND, *LEFT_OF, *RIGHT_OF)):
-        text = chooser.choice(OPENINGS) + text
+        opening = chooser.choice(OPENINGS)
+        if opening == "there is " and text.startswith(NUMBERS):
+            opening = "there are "
+        text = opening + text
     if chooser.random() < 0.06:
         text += f", {chooser.choice(FILLERS)}"
     if chooser.random() < 0.2:

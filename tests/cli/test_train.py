@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import mezzotint
 from mezzotint.cli import main
+from mezzotint.store.folder import Parts, load_folder, save_folder
 from mezzotint.training import stages
 from mezzotint.training.fit import read_log
 
@@ -143,3 +145,22 @@ def test_a_learning_line_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch,
     shown = capsys.readouterr().err
     assert "vae" in shown
     assert "24/24" in shown
+
+
+def test_a_model_is_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_parts: Parts):
+    """Its U-Net goes on from where it was; its text tower and autoencoder stay to the last bit."""
+    save_folder(tiny_parts, tmp_path / "before")
+    said = train(
+        capsys, "all", "debug", "scenes=12", "size=16", "clip.patch=8", "vae.crop=16", "decoder.crop=16",
+        "unet.fit.images=8", "unet.fit.lr=1e-5", "--start", str(tmp_path / "before"), "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    before, after = load_folder(tmp_path / "before"), load_folder(said["model"])
+    for part in ("text_encoder", "vae"):
+        old, new = (getattr(parts, part).state_dict() for parts in (before, after))
+        assert all(torch.equal(old[name].half(), new[name].half()) for name in old)
+    old, new = before.unet.state_dict(), after.unet.state_dict()
+    assert max(float((old[name] - new[name]).abs().max()) for name in old) < 1e-2
+    assert any(not torch.equal(old[name].half(), new[name].half()) for name in old)
+    assert_refused(
+        capsys, ["clip", "debug", "--start", str(tmp_path / "before"), "--out", str(tmp_path / "other")], "image tower"
+    )

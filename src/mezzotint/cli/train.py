@@ -36,6 +36,8 @@ class Options:
     """The run's folder; by default runs/RECIPE. A stage finds the stages before it there."""
     data: Path | None = None
     """A folder of pictures with .txt captions beside them; by default the still life is rendered."""
+    start: str | None = None
+    """A model to begin from, a shipped model's name or a folder; `all` then fine-tunes its U-Net."""
     resume: bool = False
     """Go on from the run's checkpoints; without it a stage that was begun there is not begun again."""
     device: str | None = None
@@ -48,8 +50,10 @@ def run(argv: Sequence[str]) -> int:
     """Train."""
     options = parse(Options, "train", argv, ABOUT, "stage", "recipe", "settings")
     from mezzotint.store.device import choose_device
+    from mezzotint.store.models import resolve
     from mezzotint.training.recipes import changed, recipe_named
-    from mezzotint.training.stages import Run, carry_out
+    from mezzotint.training.run import Run
+    from mezzotint.training.stages import carry_out
     from mezzotint.training.workers import leads, own_device
 
     recipe = changed(
@@ -60,7 +64,15 @@ def run(argv: Sequence[str]) -> int:
     folder = Path("runs") / recipe.name if options.out is None else options.out
     began = time.monotonic()
     with _Line() as line:
-        work = Run(recipe, folder, options.data, own_device(choose_device(options.device)), options.resume, line.tell)
+        work = Run(
+            recipe,
+            folder,
+            pictures_from=options.data,
+            start=None if options.start is None else resolve(options.start),
+            device=own_device(choose_device(options.device)),
+            resume=options.resume,
+            report=line.tell,
+        )
         made = carry_out(work, options.stage)
     if not leads():
         return 0

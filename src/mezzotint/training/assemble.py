@@ -1,0 +1,67 @@
+"""A run's finished stages, put together as a model that anybody can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.store.facts import Facts, read_json
+from mezzotint.store.folder import Parts, described, save_folder
+from mezzotint.training.run import SAMPLE_PROMPTS, Run, sample_prompts
+
+
+def assemble(run: Run) -> Path:
+    """The model in RUN/model from the finished stages; the fine-tuned decoder is taken where there is one.
+
+    It is called what the recipe is called, and says of itself how its stages were trained. Raises UserError where a
+    stage is not finished.
+    """
+    conditioner = run.conditioner()
+    facts = Facts(
+        name=run.recipe.name,
+        about=f"One to four solids on a table, {run.recipe.size} pixels." if run.pictures_from is None else "",
+        sizes=((run.recipe.size, run.recipe.size),),
+        recipe=read_json(run.folder / "recipe.json"),
+        defaults=run.recipe.defaults,
+    )
+    parts = Parts(
+        tokenizer=conditioner.tokenizer,
+        text_encoder=conditioner.text_model,
+        unet=run.unet(),
+        vae=run.autoencoder("decoder" if run.has("decoder") else "vae"),
+        schedule=described(NoiseSchedule.from_dict, run.need("unet") / "scheduler_config.json"),
+        facts=facts,
+    )
+    target = run.folder / "model"
+    save_folder(parts, target, card=model_card(run), dtype=torch.float16)
+    return target
+
+
+def model_card(run: Run) -> str:
+    """What the model is and how it was made, for people: README.md of the model folder."""
+    recipe = run.recipe
+    if run.pictures_from is None:
+        prompt, licence = SAMPLE_PROMPTS[3], " Licence: Apache-2.0."
+        learnt_from = f"{recipe.scenes} scenes of the still life, all of them synthetic"
+        knows = (
+            "It knows one to four solids (sphere, cube, cylinder, cone, torus, pyramid) in ten colours and two sizes,\n"
+            "on a table, and nothing else of the world."
+        )
+    else:
+        prompt, licence = sample_prompts(run.pictures())[0].replace('"', "'"), ""
+        learnt_from, knows = "a folder of captioned pictures", "It knows what those pictures show."
+    return f"""# {recipe.name}
+
+A text-to-image latent diffusion model of {recipe.size} x {recipe.size} pixels, trained by Mezzotint's recipe
+`{recipe.name}` on {learnt_from}.{licence}
+
+    mezzotint generate "{prompt}" --model MODEL_FOLDER -o out.png
+
+{knows}
+The folder is in the diffusers layout: `StableDiffusionPipeline.from_pretrained` reads it.
+
+Images seen: autoencoder {recipe.vae.fit.images}, text and image towers {recipe.clip.fit.images}, U-Net
+{recipe.unet.fit.images}, decoder alone {recipe.decoder.fit.images}. The whole recipe stands in mezzotint.json.
+"""

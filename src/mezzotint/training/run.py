@@ -1,0 +1,132 @@
+"""A run: a recipe, the folder it is carried out in, and what its finished stages hold.
+
+RUN/recipe.json   the resolved recipe
+RUN/data/         rendered scenes
+RUN/vae/ clip/ unet/ decoder/   each: the trained part, checkpoint.pt, log.jsonl, samples/
+RUN/model/        the model, in the diffusers layout, with its card
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from mezzotint.conditioning.clip import CLIPConfig, CLIPModel
+from mezzotint.conditioning.text import TextConditioner
+from mezzotint.denoise.config import UNetConfig
+from mezzotint.denoise.unet import UNet
+from mezzotint.store.folder import Parts, described, load_folder
+from mezzotint.store.part import load_part
+from mezzotint.text.tokenizer import Tokenizer
+from mezzotint.training import workers
+from mezzotint.training.data import Folder, Pictures, StillLife
+from mezzotint.training.fit import Progress
+from mezzotint.training.recipes import Recipe
+from mezzotint.types import Request, UserError
+from mezzotint.vae.autoencoder import Autoencoder
+from mezzotint.vae.config import AutoencoderConfig
+
+SAMPLE_PROMPTS = (
+    "a red sphere",
+    "a blue cube",
+    "a green cone and a yellow cylinder",
+    "a red sphere to the left of a blue cube",
+    "a purple pyramid to the right of an orange torus",
+    "a white cube in front of a black sphere",
+    "three red cubes",
+    "two green spheres and a pink pyramid",
+    "from left to right: a blue cone, a yellow sphere and a red cylinder",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and where it is carried out."""
+
+    recipe: Recipe
+    folder: Path
+    pictures_from: Path | None = None
+    """A folder of captioned pictures to learn from in place of the still life."""
+    start: Path | None = None
+    """A model's folder to begin from: its U-Net in place of chance weights, its autoencoder and text tower in place of
+    stages that this run has not."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    resume: bool = False
+    report: Callable[[str, Progress], None] = lambda _stage, _progress: None
+
+    def pictures(self) -> Pictures:
+        """What the run learns from; of several processes the first renders it."""
+        if self.pictures_from is not None:
+            return Folder(self.pictures_from, self.recipe.size)
+        workers.join(self.device)
+        if not workers.leads():
+            workers.wait()
+        pictures = StillLife(self.folder / "data", self.recipe.scenes, self.recipe.size)
+        if workers.leads():
+            workers.wait()
+        return pictures
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Whether a stage is finished."""
+        return (self.stage(name) / "config.json").exists()
+
+    def need(self, name: str) -> Path:
+        """The folder of a finished stage. Raises UserError where it is not finished."""
+        if not self.has(name):
+            raise UserError(f"{self.folder} has no trained {name}: run 'mezzotint train {name}' there first.")
+        return self.stage(name)
+
+    @cached_property
+    def parts(self) -> Parts | None:
+        """The model to begin from, fixed, in float32, if there is one."""
+        return None if self.start is None else load_folder(self.start, "cpu", torch.float32)
+
+    def autoencoder(self, stage: str = "vae") -> Autoencoder:
+        """The autoencoder of a stage, or else of the model begun from, fixed, in float32.
+
+        Raises UserError where there is neither.
+        """
+        if self.parts is not None and not self.has(stage):
+            return self.parts.vae
+        folder = self.need(stage)
+        config = described(AutoencoderConfig.from_dict, folder / "config.json")
+        return load_part(lambda: Autoencoder(config), folder)
+
+    def conditioner(self) -> TextConditioner:
+        """The text tower with its tokenizer, found as the autoencoder is."""
+        if self.parts is not None and not self.has("clip"):
+            return TextConditioner(self.parts.tokenizer, self.parts.text_encoder)
+        folder = self.need("clip")
+        return TextConditioner(Tokenizer.from_folder(folder / "tokenizer"), load_clip(folder).text_encoder())
+
+    def unet(self) -> UNet:
+        """The trained U-Net, fixed, in float32. Raises UserError where it is not finished."""
+        folder = self.need("unet")
+        config = described(UNetConfig.from_dict, folder / "config.json")
+        return load_part(lambda: UNet(config), folder)
+
+    def reporter(self, name: str) -> Callable[[Progress], None]:
+        """`report` for one stage."""
+        return lambda progress: self.report(name, progress)
+
+
+def load_clip(folder: Path) -> CLIPModel:
+    """Both towers of a finished stage, fixed, in float32."""
+    config = described(CLIPConfig.from_dict, folder / "config.json")
+    return load_part(lambda: CLIPModel.of_config(config), folder, stem="model")
+
+
+def sample_prompts(pictures: Pictures) -> Sequence[str]:
+    """What is drawn while the U-Net learns: the first captions of a folder."""
+    if isinstance(pictures, StillLife):
+        return SAMPLE_PROMPTS
+    first = pictures.captions(torch.arange(min(len(SAMPLE_PROMPTS), len(pictures))), 0)
+    return [caption[: Request.MAX_PROMPT] for caption in first]

@@ -11,6 +11,8 @@ import mezzotint
 
 SEED = 7
 COLUMNS = 5
+SHOWN = 128
+"""Pixels that a smaller picture is enlarged to, every pixel a square."""
 ROOM = 34
 """Pixels below a picture for its words."""
 PROMPTS = (
@@ -36,7 +38,9 @@ def main() -> None:
     """Every prompt with the same seed, nothing chosen by hand."""
     pipe = mezzotint.load("still-life", device="cpu")
     images = pipe(list(PROMPTS), seed=[SEED] * len(PROMPTS))
-    width, height = pipe.size
+    scale = max(1, SHOWN // pipe.size[0])
+    width, height = (side * scale for side in pipe.size)
+    images = [image.resize((width, height), Image.Resampling.NEAREST) for image in images]
     rows = -(-len(images) // COLUMNS)
     gap = 8
     sheet = Image.new("RGB", (COLUMNS * (width + gap) + gap, rows * (height + ROOM + gap) + gap), "#f4f1ea")

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "int | None": (int, type(None))}
+"""What the fields of a request may be."""
+
+
 class UserError(ValueError):
     """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
 
@@ -45,6 +49,11 @@ class Request:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that no model could draw."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            kind = KINDS[str(entry.type)]
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise UserError(f"The {entry.name} is {value!r}; it must be of the type {entry.type}.")
         for name in ("prompt", "negative"):
             if len(getattr(self, name)) > self.MAX_PROMPT:
                 length = len(getattr(self, name))

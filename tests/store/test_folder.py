@@ -159,6 +159,8 @@ def other_class(folder: Path) -> None:
         (lambda folder: edit(folder / "mezzotint.json", sizes=[[64]]), "mezzotint.json"),
         (lambda folder: edit(folder / "mezzotint.json", defaults={"seed": 3}), "seed"),
         (lambda folder: edit(folder / "mezzotint.json", surprise=1), "surprise"),
+        (lambda folder: (folder / "mezzotint.json").write_text("[" * 200_000), "mezzotint.json is not JSON"),
+        (lambda folder: edit(folder / "tokenizer" / "tokenizer_config.json", model_max_length="77"), "special tokens"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )

@@ -221,3 +221,19 @@ def test_channels_last_changes_the_layout_alone():
 def test_the_task_here_is_one():
     task: Task = Straight()
     assert len(task) == 20
+
+
+class Diverging(Straight):
+    """A loss that is no number."""
+
+    def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, figures = super().loss(index, generator)
+        return loss * torch.nan, figures
+
+
+def test_a_training_that_diverges_is_no_success(tmp_path: Path):
+    task = Diverging()
+    before = weights(task.network)
+    with pytest.raises(UserError, match="diverged"):
+        fit(task, config(images=8 * 30), tmp_path)
+    assert equal(weights(task.network), before)

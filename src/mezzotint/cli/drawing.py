@@ -54,8 +54,10 @@ def open_model(model: str, folder: Path, device: str | None, dtype: str | None, 
     gc.disable()
     from mezzotint import load
 
-    pipe = load(model, device, dtype, checksums=checksums)
-    gc.enable()
+    try:
+        pipe = load(model, device, dtype, checksums=checksums)
+    finally:
+        gc.enable()
     gc.freeze()
     if threads is not None:
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
     dtype = options.dtype if options.dtype is not None else provenance.made_with.get("dtype")
     # A sum that more threads share is added in another order.
     threads = provenance.made_with.get("threads")
-    known = threads if isinstance(threads, int) and threads > 0 else None
+    known = threads if isinstance(threads, int) and 0 < threads <= (os.cpu_count() or 1) else None
     opened = open_model(request.model, folder, options.device, dtype, known)
     (picture,) = draw(opened.pipe, [request])
     highest, differing = difference(image, picture.image)

@@ -41,12 +41,12 @@ class Denoiser(nn.Module):
             projected = self.project(conditioning)
         x = x.float()
         c_skip, c_out, c_in = (
-            c.to(x)[:, None, None, None] for c in scalings(self.schedule.prediction_type, sigma.double())
+            c.to(x)[:, None, None, None] for c in scalings(self.schedule.prediction_type, sigma.cpu().double())
         )
         seen = c_in * x
         if conditioning.spatial is not None:
             seen = torch.cat([seen, conditioning.spatial.to(seen)], dim=1)
-        t = self.schedule.timestep(sigma)
+        t = self.schedule.timestep(sigma).to(x.device)
         pooled = None if conditioning.pooled is None else conditioning.pooled.to(self.unet.dtype)
         prediction = self.unet(seen.to(self.unet.dtype), t, None, pooled, projected)
         return c_skip * x + c_out * prediction.float()

@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON, or is damaged: get it again.") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold a JSON object: get it again.")

@@ -82,9 +82,9 @@ def read_header(path: Path) -> Header:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     try:
         values: dict[str, Any] = json.loads(text)
-        metadata: dict[str, str] = values.pop("__metadata__", {})
+        metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}
         entries = {name: _entry(path, name, value, 8 + length) for name, value in values.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is not a safetensors file, or its header is damaged: get it again.") from error

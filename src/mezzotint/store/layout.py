@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header, read_header
@@ -28,8 +29,12 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = read_json(index).get("weight_map", {})
-            return [folder / shard for shard in sorted(set(shards.values()))]
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict):
+                raise UserError(f"{index} does not say where the weights are: get it again.")
+            return [
+                folder / shard for shard in sorted({str(shard) for shard in cast("dict[str, str]", shards).values()})
+            ]
     if any(folder.glob("*.bin")):
         raise UserError(f"{folder} has only pickled weights (.bin), which can run code: save it as safetensors.")
     raise UserError(f"{folder} has no {stem}.safetensors: the model is incomplete, get it again.")

@@ -148,7 +148,10 @@ class Tokenizer:
             raise UserError(f"The folder {folder} holds no tokenizer: vocab.json with merges.txt is missing.")
         if any(len(pair) != 2 for pair in merges) or not all(isinstance(index, int) for index in vocabulary.values()):
             raise UserError(f"The tokenizer in {folder} is damaged: its vocabulary or its merges cannot be read.")
-        special, length = read_special(folder)
+        try:
+            special, length = read_special(folder)
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"The tokenizer in {folder} is damaged: its special tokens cannot be read.") from error
         return cls(vocabulary, [(first, second) for first, second in merges], special, length)
 
     def save(self, folder: str | Path) -> None:

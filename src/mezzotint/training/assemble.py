@@ -41,7 +41,7 @@ def assemble(run: Run) -> Path:
 
 def model_card(run: Run) -> str:
     """What the model is and how it was made, for people: README.md of the model folder."""
-    recipe = run.recipe
+    recipe, told = run.recipe, read_json(run.folder / "recipe.json")
     if run.pictures_from is None:
         prompt, licence = SAMPLE_PROMPTS[3], " Licence: Apache-2.0."
         learnt_from = f"{recipe.scenes} scenes of the still life, all of them synthetic"
@@ -52,16 +52,17 @@ def model_card(run: Run) -> str:
     else:
         prompt, licence = sample_prompts(run.pictures())[0].replace('"', "'"), ""
         learnt_from, knows = "a folder of captioned pictures", "It knows what those pictures show."
+    names = {"vae": "autoencoder", "clip": "text and image towers", "unet": "U-Net", "decoder": "decoder alone"}
+    seen = ", ".join(f"{name} {told[stage]['fit']['images']}" for stage, name in names.items() if run.has(stage))
     return f"""# {recipe.name}
 
 A text-to-image latent diffusion model of {recipe.size} x {recipe.size} pixels, trained by Mezzotint's recipe
-`{recipe.name}` on {learnt_from}.{licence}
+`{told["name"]}` on {learnt_from}.{licence}
 
     mezzotint generate "{prompt}" --model MODEL_FOLDER -o out.png
 
 {knows}
 The folder is in the diffusers layout: `StableDiffusionPipeline.from_pretrained` reads it.
 
-Images seen: autoencoder {recipe.vae.fit.images}, text and image towers {recipe.clip.fit.images}, U-Net
-{recipe.unet.fit.images}, decoder alone {recipe.decoder.fit.images}. The whole recipe stands in mezzotint.json.
+Images seen: {seen}. The whole recipe stands in mezzotint.json.
 """

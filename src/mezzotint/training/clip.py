@@ -88,7 +88,7 @@ class CLIPTask:
     """
 
     def __init__(self, clip: CLIPModel, tokenizer: Tokenizer, pictures: Pictures, *, text_rows: int = 4) -> None:
-        self.network = _Trained(clip)
+        self.network = _Trained(clip).to(clip.logit_scale.device)
         self._tokenizer, self._pictures = tokenizer, pictures
         self._rows = text_rows if isinstance(pictures, StillLife) else 1
 

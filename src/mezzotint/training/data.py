@@ -139,6 +139,6 @@ class Folder:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return "\n".join(line for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as a caption ({error}): write it in UTF-8.") from error

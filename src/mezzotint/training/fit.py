@@ -23,6 +23,9 @@ from mezzotint.training import workers
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
 
+MOST_DIVERGED = 20
+"""Steps in a row without a finite gradient, after which there is no hope."""
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -69,7 +72,7 @@ def fit(
     folder holds checkpoint.pt, written aside and renamed, and log.jsonl with the figures. `resume` goes on from the
     checkpoint if there is one. `sample(network, images seen)` is called every `sample_every` images with the average.
     Of several processes (`workers`) each takes its share of every batch, and the first writes files and reports.
-    Raises UserError where a checkpoint is damaged, or was made by another configuration or for another network.
+    Raises UserError where the training diverges, or a checkpoint is damaged, or of another configuration or network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = task.network
@@ -88,7 +91,7 @@ def fit(
         log.unlink(missing_ok=True)
     began = saved = time.monotonic()
     sums: dict[str, float] = {}
-    steps = 0
+    steps = diverged = 0
     while seen < config.images:
         for group in optimiser.param_groups:
             group["lr"] = config.lr_at(seen)
@@ -102,6 +105,11 @@ def fit(
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         if torch.isfinite(norm):
             optimiser.step()
+            diverged = 0
+        else:
+            diverged += 1
+            if diverged == MOST_DIVERGED:
+                raise UserError(f"The training in {folder} diverged at {seen} images: lower lr and begin it anew.")
         seen += config.batch
         if config.ema > 0:
             _blend(average, network, config.ema_decay(seen))

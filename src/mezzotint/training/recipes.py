@@ -148,7 +148,11 @@ def debug() -> Recipe:
 
 
 def still_life_64() -> Recipe:
-    """64 pixels, under two hours on two CPU cores."""
+    """64 pixels, for two CPU cores: some 90 minutes, reckoned from the speed of its stages.
+
+    The shipped model has this U-Net after 72 000 images in 13 minutes, on the autoencoder and the text tower of
+    `still_life_128`; what it reached is in docs/log.md. The whole recipe has not been run yet.
+    """
     return Recipe(
         name="still-life-64",
         size=64,
@@ -176,7 +180,11 @@ def still_life_64() -> Recipe:
 
 
 def still_life_128() -> Recipe:
-    """128 pixels: the shipped model. Three hours on two CPU cores, or minutes on a GPU."""
+    """128 pixels, for a GPU or several hours of CPU.
+
+    Autoencoder 35.3 dB, text read right in 96.6% of solids. The U-Net after 128 000 images: single_object 0.16,
+    color_attr 0, which is far too few; see docs/log.md.
+    """
     return Recipe(
         name="still-life-128",
         size=128,
@@ -184,7 +192,7 @@ def still_life_128() -> Recipe:
         vae=VAERecipe(
             network=_vae(128, 16, 32, 64, 128),
             crop=64,
-            fit=FitConfig(images=56_000, batch=32, lr=2e-3, warmup=3200, ema=3000),
+            fit=FitConfig(images=92_000, batch=32, lr=2e-3, warmup=3200, ema=3000),
         ),
         clip=CLIPRecipe(
             width=192,
@@ -195,7 +203,7 @@ def still_life_128() -> Recipe:
         ),
         unet=UNetRecipe(
             network=_unet(128, (96, 160, 192), (False, True, True), 192),
-            fit=FitConfig(images=170_000, batch=64, warmup=5_000, ema=5_000),
+            fit=FitConfig(images=128_000, batch=64, warmup=5_000, ema=5_000),
         ),
         decoder=DecoderRecipe(
             crop=64, fit=FitConfig(images=40_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)

@@ -60,7 +60,8 @@ class DenoiserTask:
     def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Task.loss`."""
         device = next(self._denoiser.parameters()).device
-        with torch.no_grad():
+        # What is learned from stays in 32 bits, as it is when drawing; only the denoiser is worth 16.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             x0 = self._latents(index)
             captions = self._pictures.captions(index, int(torch.randint(2**31, (1,), generator=generator)))
             dropped = (torch.rand(len(index), generator=generator) < self._dropout).tolist()

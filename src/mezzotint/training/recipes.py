@@ -150,7 +150,7 @@ def debug() -> Recipe:
 def still_life_64() -> Recipe:
     """64 pixels, for two CPU cores: some 90 minutes, reckoned from the speed of its stages.
 
-    The shipped model has this U-Net after 72 000 images in 13 minutes, on the autoencoder and the text tower of
+    The shipped model has this U-Net after 72 000 images in 11 minutes, on the autoencoder and the text tower of
     `still_life_128`; what it reached is in docs/log.md. The whole recipe has not been run yet.
     """
     return Recipe(

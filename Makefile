@@ -42,7 +42,7 @@ test-all: $(DEV)
 check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --project .
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

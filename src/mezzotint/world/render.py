@@ -61,7 +61,7 @@ WALL_SKY = 0.72
 """How much of the sky an upright wall sees."""
 
 
-RAYS_IN_WORK = 2**20
+RAYS_IN_WORK = 2**21
 
 
 @dataclass(frozen=True)

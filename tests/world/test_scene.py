@@ -107,11 +107,11 @@ def test_everything_there_is_is_drawn(seen: Scenes):
 def test_solids_stand_apart_and_on_the_table(seen: Scenes):
     for scene in seen.describe():
         for number, a in enumerate(scene.solids):
-            assert -1.2 <= a.y <= 1.1
-            assert abs(a.x) <= 2.0 + 0.2 * a.y - RADIUS[a.size] + 1e-5
+            assert -1.35 <= a.y <= 1.25
+            assert abs(a.x) <= 1.95 + 0.2 * a.y - RADIUS[a.size] + 1e-5
             for b in scene.solids[:number]:
                 reach = RADIUS[a.size] + RADIUS[b.size]
-                assert ((a.x - b.x) / reach) ** 2 + ((a.y - b.y) / (1.3 * reach)) ** 2 > 1.08 - 1e-5
+                assert ((a.x - b.x) / reach) ** 2 + ((a.y - b.y) / (1.25 * reach)) ** 2 > 1.15 - 1e-5
 
 
 def test_names_and_back(seen: Scenes):

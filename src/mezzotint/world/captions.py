@@ -211,7 +211,7 @@ def _two(solids: list[Solid], style: _Style) -> _Plan:
 
 
 def _close(a: Solid, b: Solid) -> bool:
-    return abs(a.y - b.y) < 0.7 and abs(a.x - b.x) < 1.6
+    return abs(a.y - b.y) < 0.9 and abs(a.x - b.x) < 1.8
 
 
 def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_first: bool, style: _Style) -> _Plan:

@@ -16,9 +16,9 @@ from torch import Tensor
 from mezzotint.world.scene import COLOURS, LIGHTS, MATERIALS, MAX_OBJECTS, SHAPES, TABLES, Scenes
 from mezzotint.world.solids import INF, SURFACES
 
-EYE = (0.0, -4.9, 5.1)
-LOOK_AT = (0.0, 0.10, 0.22)
-HALF_VIEW = 0.318
+EYE = (0.0, -4.3, 6.0)
+LOOK_AT = (0.0, -0.02, 0.2)
+HALF_VIEW = 0.300
 """Tangent of half the angle of view, across the shorter side."""
 WALL = 2.15
 """Where the table ends and the wall begins, y in table units."""
@@ -174,14 +174,11 @@ class _Solids:
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes
         self.shape, self.x, self.y = scenes.shape.flatten(), scenes.x.flatten(), scenes.y.flatten()
-        self.scale, self.cos, self.sin = (
-            scenes.radius().flatten(),
-            scenes.yaw.cos().flatten(),
-            scenes.yaw.sin().flatten(),
-        )
+        scale = scenes.radius().flatten()
+        self.inverse, self.cos, self.sin = 1 / scale, scenes.yaw.cos().flatten(), scenes.yaw.sin().flatten()
         self.here = scenes.present.flatten().nonzero()[:, 0]
         ball = torch.tensor([(SURFACES[name].centre, SURFACES[name].bound) for name in SHAPES]).to(self.x.device)
-        height, bound = (ball[self.shape] * self.scale[:, None]).unbind(dim=1)
+        height, bound = (ball[self.shape] * scale[:, None]).unbind(dim=1)
         self.centre = torch.stack([self.x, self.y, height], dim=1)  # [K 3]
         self.bound = bound.square()
 
@@ -189,8 +186,8 @@ class _Solids:
         """Points or directions [3 n] of the room in the frames of solids k [n]."""
         x, y, z = v
         if point:
-            x, y = x - self.x[k], y - self.y[k]
-        cos, sin, inverse = self.cos[k], self.sin[k], 1 / self.scale[k]
+            x, y = x - self.x.index_select(0, k), y - self.y.index_select(0, k)
+        cos, sin, inverse = (part.index_select(0, k) for part in (self.cos, self.sin, self.inverse))
         return torch.stack([(cos * x + sin * y) * inverse, (cos * y - sin * x) * inverse, z * inverse])
 
     def meet(self, k: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,7 +197,7 @@ class _Solids:
         shape = self.shape[k]
         for index, name in enumerate(SHAPES):
             mine = (shape == index).nonzero()[:, 0]
-            o, d = origin if origin.shape[1] == 1 else origin[:, mine], direction[:, mine]
+            o, d = origin if origin.shape[1] == 1 else origin.index_select(1, mine), direction.index_select(1, mine)
             t = SURFACES[name].meet(self._local(k[mine], o, point=True), self._local(k[mine], d, point=False))
             met = (t < INF).nonzero()[:, 0]
             which.append(mine[met])
@@ -213,7 +210,7 @@ class _Solids:
         local, shape = self._local(k, point, point=True), self.shape[k]
         for index, name in enumerate(SHAPES):
             mine = (shape == index).nonzero()[:, 0]
-            normal[:, mine] = SURFACES[name].normal(local[:, mine])
+            normal[:, mine] = SURFACES[name].normal(local.index_select(1, mine))
         x, y, z = normal
         cos, sin = self.cos[k], self.sin[k]
         normal = torch.stack([cos * x - sin * y, sin * x + cos * y, z])
@@ -229,7 +226,7 @@ def _render(scenes: Scenes, height: int, width: int, samples: int) -> tuple[Tens
     # What each ray meets first.
     eye = torch.tensor(EYE, device=device)[:, None]
     k, ray = _seen_candidates(solids, view)
-    met, t = solids.meet(k, eye, view.direction[:, ray])
+    met, t = solids.meet(k, eye, view.direction.index_select(1, ray))
     k, ray = k[met], ray[met]
     place = k // MAX_OBJECTS * rays + ray
     nearest = view.background.repeat(rows).scatter_reduce_(0, place, t, "amin")
@@ -241,7 +238,7 @@ def _render(scenes: Scenes, height: int, width: int, samples: int) -> tuple[Tens
     sky = _open_sky(scenes, view.point.view(3, samples**2, -1).mean(dim=1)).repeat(1, samples**2)
     colour = view.ambient[scenes.table] * sky[:, None]
     colour += view.direct[scenes.table, scenes.light] * _room_lit(solids, view)[:, None]
-    point = eye + t * view.direction[:, ray]
+    point = eye + t * view.direction.index_select(1, ray)
     flat = colour.transpose(0, 1).reshape(3, -1)
     flat[:, place] = _solid_colour(solids, view, k, ray, point)
 
@@ -278,7 +275,7 @@ def _room_lit(solids: _Solids, view: _View) -> Tensor:
             as_tuple=True
         )
         k = mine[which]
-        met, _ = solids.meet(k, view.point[:, ray], lamp[:, ray])
+        met, _ = solids.meet(k, view.point.index_select(1, ray), lamp.index_select(1, ray))
         lit[k[met] // MAX_OBJECTS * rays + ray[met]] = 0
     return lit.view(rows, rays)
 
@@ -298,7 +295,7 @@ def _solid_colour(solids: _Solids, view: _View, k: Tensor, ray: Tensor, point: T
         along = (away * lamp).sum(dim=0)
         near = (away.square().sum(dim=0) - along.square() < solids.bound[other]) & scenes.present[row, slot]
         near = near.nonzero()[:, 0]
-        met, _ = solids.meet(other[near], origin[:, near], lamp[:, near])
+        met, _ = solids.meet(other[near], origin.index_select(1, near), lamp.index_select(1, near))
         lit[near[met]] = 0
     # Ambient light comes from above; what stands close to the table gets less of it.
     sky = (0.72 + 0.28 * normal[2]) * (0.62 + 0.38 * (point[2] / 0.6).clamp_(0, 1))
@@ -306,7 +303,7 @@ def _solid_colour(solids: _Solids, view: _View, k: Tensor, ray: Tensor, point: T
     tint = torch.tensor([LAMP_COLOUR[name] for name in LIGHTS], device=device)[light].T
     albedo = torch.tensor([ALBEDO[name] for name in COLOURS], device=device)[scenes.colour.flatten()[k]].T
     colour = albedo * (AMBIENT * sky + DIFFUSE * facing * tint)
-    half = lamp - view.direction[:, ray]
+    half = lamp - view.direction.index_select(1, ray)
     gleam = ((normal * half).sum(dim=0).clamp_(min=0) / half.square().sum(dim=0).sqrt_()) ** 60
     shiny = scenes.material.flatten()[k] == MATERIALS.index("shiny")
     return colour + torch.where(shiny, 0.85 * gleam * lit + 0.025, 0.0)

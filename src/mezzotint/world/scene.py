@@ -20,7 +20,7 @@ TABLES = ("wooden", "stone", "slate", "linen", "tiled")
 LIGHTS = ("left", "right", "front")
 
 MAX_OBJECTS = 4
-RADIUS = {"small": 0.40, "large": 0.58}
+RADIUS = {"small": 0.48, "large": 0.68}
 """Half the width of a solid, by the name of its size."""
 
 HELD_OUT_PAIRS = frozenset(
@@ -219,22 +219,29 @@ def _candidates(count: int, generator: torch.Generator) -> Scenes:
 
 
 def _places(present: Tensor, size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x, y [B 4]: solids in view, apart on the table, and apart for the viewer, so that none hides another."""
+    """x, y [B 4]: solids in view, apart on the table, and apart for the viewer, so that none hides another.
+
+    Every row sets down its next solid where there is room, and begins again when it has not found room for long.
+    """
     radius = torch.tensor([RADIUS[name] for name in SIZES])[size]
     count, slots = present.shape
     x, y = torch.zeros(count, slots), torch.zeros(count, slots)
-    open_rows = torch.arange(count)
-    both = present[:, :, None] & present[:, None, :] & ~torch.eye(slots, dtype=torch.bool)
-    while len(open_rows) > 0:
-        here = len(open_rows)
-        new_y = torch.rand(here, slots, generator=generator) * 2.3 - 1.2
-        reach = 2.0 + 0.2 * new_y - radius[open_rows]
-        new_x = (torch.rand(here, slots, generator=generator) * 2 - 1) * reach
-        x[open_rows], y[open_rows] = new_x, new_y
-        dx, dy = new_x[:, :, None] - new_x[:, None, :], new_y[:, :, None] - new_y[:, None, :]
-        reach_pair = radius[open_rows][:, :, None] + radius[open_rows][:, None, :]
+    placed, failures = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
+    wanted = present.sum(dim=1)
+    while len(rows := (placed < wanted).nonzero()[:, 0]) > 0:
+        slot = placed[rows]
+        mine = radius[rows, slot]
+        new_y = torch.rand(len(rows), generator=generator) * 2.6 - 1.35
+        new_x = (torch.rand(len(rows), generator=generator) * 2 - 1) * (1.95 + 0.2 * new_y - mine)
+        dx, dy = new_x[:, None] - x[rows], new_y[:, None] - y[rows]
+        reach = mine[:, None] + radius[rows]
         # A solid hides what stands behind it: along the line of sight it needs more room than across it.
-        apart = (dx / reach_pair) ** 2 + (dy / (1.3 * reach_pair)) ** 2 > 1.08
-        good = (apart | ~both[open_rows]).flatten(1).all(dim=1)
-        open_rows = open_rows[~good]
+        apart = (dx / reach) ** 2 + (dy / (1.25 * reach)) ** 2 > 1.15
+        good = (apart | (torch.arange(slots) >= slot[:, None])).all(dim=1)
+        fits, fails = rows[good], rows[~good]
+        x[fits, placed[fits]], y[fits, placed[fits]] = new_x[good], new_y[good]
+        placed[fits] += 1
+        failures[fails] += 1
+        stuck = fails[failures[fails] % 30 == 0]
+        placed[stuck] = 0
     return x, y

@@ -88,3 +88,11 @@ def test_sequences_are_left_to_torch():
     theirs, ours, _ = both(2, 8, 4, 4, 4)
     x = torch.randn(2, 8, 5)
     assert torch.equal(ours(x), theirs(x))
+
+
+def test_no_second_derivative_rather_than_a_wrong_one():
+    _, ours, x = both(2, 8, 4, 4, 4)
+    x.requires_grad_(True)
+    (first,) = torch.autograd.grad(ours(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

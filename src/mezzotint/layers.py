@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class GroupNorm(nn.GroupNorm):
@@ -34,7 +35,8 @@ class _GroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
+    @once_differentiable  # The gradient is computed past autograd, so its own gradient would come out wrong in silence.
+    def backward(ctx: Any, *gradients: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, mean, rstd = ctx.saved_tensors
         dy: Tensor = gradients[0]
         batch, channels, height, width = x.shape

@@ -70,6 +70,80 @@ def test_the_debug_recipe_from_nothing_to_a_picture(tmp_path: Path, capsys: pyte
     assert json.loads((run / "recipe.json").read_text())["decoder"]["fit"]["images"] == 16
     assert_refused(capsys, ["unet", "debug", "lr=1", "--out", str(run), "--resume"], "other settings")
     assert_refused(capsys, ["all", "still-life-64", "--out", str(run)], "another recipe")
+    assert_refused(capsys, ["decoder", "debug", "--data", str(tmp_path), "--out", str(run), "--resume"], "still life")
+    assert_refused(capsys, ["all", "debug", "size=64", "--out", str(run), "--resume"], "size 32")
+    assert_refused(capsys, ["vae", "debug", "scenes=9", "--out", str(run), "--resume"], "other settings")
+
+    # The model may be called and drawn with otherwise; how it was trained is what the run records.
+    train(capsys, "assemble", "debug", "name=mine", "defaults={'steps': 3}", "--out", str(run))
+    facts = json.loads((run / "model" / "mezzotint.json").read_text())
+    assert (facts["name"], facts["defaults"], facts["recipe"]["name"]) == ("mine", {"steps": 3}, "debug")
+    assert (run / "model" / "README.md").read_text().startswith("# mine\n")
+    assert_refused(capsys, ["assemble", "debug", "scenes=9", "--out", str(run)], "change name and defaults alone")
+    train(capsys, "assemble", "debug", "--out", str(run))
+    assert json.loads((run / "model" / "mezzotint.json").read_text())["name"] == "debug"
+
+
+def test_what_a_run_was_begun_with_it_goes_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Settings and pictures are recorded, so that no stage learns from others because they were not given again."""
+    data, other, run = tmp_path / "data", tmp_path / "other", tmp_path / "run"
+    for folder in (data, other):
+        folder.mkdir()
+        for number, colour in enumerate(("red", "green", "blue", "white")):
+            Image.new("RGB", (20, 16), colour).save(folder / f"{number}.png")
+            (folder / f"{number}.txt").write_text(f"a {colour} wall")
+    monkeypatch.chdir(tmp_path)
+    small = ("size=16", "vae.crop=16", "decoder.crop=16", "clip.patch=8", "name=small", "defaults={'steps': 1}")
+    train(capsys, "vae", "debug", *TINY, *small, "--data", "data", "--out", "run")
+    told = json.loads((run / "recipe.json").read_text())
+    assert (told["recipe"], told["name"], told["size"], told["data"]) == ("debug", "small", 16, str(data))
+    train(capsys, "clip", "debug", "--out", "run")
+    assert_refused(capsys, ["unet", "debug", "--data", "other", "--out", "run"], f"learns from {data}")
+    wide = ("clip.width=64", "unet.network.cross_attention_dim=64")
+    assert_refused(capsys, ["unet", "debug", *wide, "--out", "run"], "the text tower's are 32 wide")
+    assert not (run / "unet").exists()
+    train(capsys, "unet", "debug", "--data", str(data), "--out", "run")
+    assert not (run / "data").exists()  # No still life was rendered.
+    assert json.loads((run / "clip" / "config.json").read_text())["vision_config"]["image_size"] == 16
+    after = json.loads((run / "recipe.json").read_text())
+    assert {**after, "start": None} == {**told, "start": None}
+    assert after["start"] == {"vae": None, "clip": None, "unet": None}
+
+    train(capsys, "assemble", "debug", "--out", "run")
+    facts = json.loads((run / "model" / "mezzotint.json").read_text())
+    assert (facts["name"], facts["sizes"], facts["defaults"]) == ("small", [[16, 16]], {"steps": 1})
+    assert facts["recipe"]["data"] == "data"  # Not where it lies on this machine.
+    assert "a folder of captioned pictures" in (run / "model" / "README.md").read_text()
+    data.rename(tmp_path / "moved")
+    assert_refused(capsys, ["unet", "debug", "--out", "run", "--resume"], "put it back")
+
+
+def test_a_tokenizer_stays_with_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The towers of a checkpoint know words by number; without one the words are found anew."""
+    arguments = ("clip", "debug", "scenes=8", "images=16", "--out", str(tmp_path / "run"))
+    train(capsys, *arguments)
+    vocabulary = tmp_path / "run" / "clip" / "tokenizer" / "vocab.json"
+    before = vocabulary.read_text()
+    monkeypatch.setattr(stages, "_corpus", lambda _: ["other words for other things"] * 9)
+    train(capsys, *arguments, "--resume")
+    assert vocabulary.read_text() == before
+    (tmp_path / "run" / "clip" / "checkpoint.pt").unlink()
+    train(capsys, *arguments, "--resume")
+    assert vocabulary.read_text() != before
+
+
+def test_a_false_start_binds_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Where nothing was learned yet, the next try may be another."""
+    run = tmp_path / "run"
+    (tmp_path / "a.png").write_bytes(b"none")
+    (tmp_path / "a.txt").write_text("a")
+    assert_refused(capsys, ["vae", "debug", "--data", str(tmp_path), "--out", str(run)], "a.png")
+    train(capsys, "vae", "debug", "scenes=8", "images=8", "--out", str(run))
+    assert json.loads((run / "recipe.json").read_text())["data"] is None
 
 
 def test_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -105,6 +179,11 @@ def test_text_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (["vae", "debug", "colour=red"], "no setting 'colour'"),
         (["vae", "debug", "images"], "key=value"),
         (["all", "debug", "size=30"], "multiple of 8"),
+        (["all", "debug", "clip.width=48"], "cross_attention_dim and clip.width equal"),
+        (["all", "debug", "vae.network.latent_channels=8"], "latent_channels"),
+        (["all", "debug", "clip.patch=12"], "must divide size"),
+        (["all", "debug", "defaults={'stepz': 3}"], "stepz"),
+        (["assemble", "debug"], "no trained unet"),
         (["vae", "debug", "--device", "toaster"], "toaster"),
         (["vae", "debug", "--data", "nowhere"], "no folder"),
         (["vae", "debug", "--data", "empty"], "no picture with a caption"),
@@ -164,3 +243,16 @@ def test_a_model_is_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert_refused(
         capsys, ["clip", "debug", "--start", str(tmp_path / "before"), "--out", str(tmp_path / "other")], "image tower"
     )
+    # What it began from is recorded: it goes on from that, and from nothing else.
+    run = tmp_path / "run"
+    assert json.loads((run / "recipe.json").read_text())["start"] == {"unet": str(tmp_path / "before")}
+    assert json.loads((run / "model" / "mezzotint.json").read_text())["recipe"]["start"] == {"unet": "before"}
+    weights = (run / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    (run / "unet" / "config.json").unlink()
+    train(capsys, "all", "debug", "--out", str(run), "--resume")
+    assert (run / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+    train(capsys, "assemble", "debug", "--out", str(run))
+    assert_refused(
+        capsys, ["all", "debug", "--start", str(run / "model"), "--out", str(run), "--resume"], "was begun from"
+    )
+    assert not (tmp_path / "other").exists()

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from mezzotint.training import data
 from mezzotint.training.data import Folder, Pictures, StillLife
 from mezzotint.types import UserError
 from mezzotint.world.render import render
-from mezzotint.world.scene import gather, is_held_out
+from mezzotint.world.scene import COLOURS, SHAPES, gather, is_held_out
 
 SIZE = 16
 
@@ -90,7 +91,7 @@ def picture(path: Path, size: tuple[int, int], colour: tuple[int, ...], mode: st
 
 def test_a_folder_of_pictures_with_captions_beside_them(tmp_path: Path):
     picture(tmp_path / "a.png", (40, 20), (255, 0, 0)).with_suffix(".txt").write_text("a red wall\n")
-    picture(tmp_path / "sub" / "b.png", (20, 20), (0, 255, 0, 128), "RGBA").with_suffix(".txt").write_text(
+    picture(tmp_path / "sub" / "b.png", (20, 20), (0, 255, 0, 255), "RGBA").with_suffix(".txt").write_text(
         "grün\n  green  \n", encoding="utf-8"
     )
     picture(tmp_path / "c.jpg", (9, 30), (0, 0, 255)).with_suffix(".txt").write_text("")
@@ -141,3 +142,52 @@ def test_a_broken_picture_is_named(tmp_path: Path, content: bytes | None):
     file.with_suffix(".txt").write_text("a")
     with pytest.raises(UserError, match=r"a\.png cannot be read as a picture"):
         Folder(tmp_path, 8).pixels(torch.tensor([0]))
+
+
+def test_what_is_transparent_shows_white(tmp_path: Path):
+    """Not the colour that happens to lie under it."""
+    clear = picture(tmp_path / "a.png", (16, 16), (0, 0, 0, 0), "RGBA")
+    half = picture(tmp_path / "b.png", (16, 16), (255, 0, 0, 128), "RGBA")
+    grey = picture(tmp_path / "c.png", (16, 16), (0, 0), "LA")
+    palette = tmp_path / "d.png"
+    painted = Image.new("P", (16, 16), 1)
+    painted.putpalette([0, 0, 0, 10, 20, 30])
+    painted.save(palette, transparency=1)
+    for file in (clear, half, grey, palette):
+        file.with_suffix(".txt").write_text("a")
+    pixels = Folder(tmp_path, 8).pixels(torch.arange(4))
+    assert (pixels[[0, 2, 3]] == 1).all()
+    expected = torch.tensor([1.0, 127 / 127.5 - 1, 127 / 127.5 - 1])[:, None, None]
+    assert (pixels[1] - expected).abs().max() <= 1 / 127.5 + 1e-6
+
+
+def test_collections_are_told_apart(tmp_path: Path, pictures: StillLife):
+    picture(tmp_path / "a.png", (16, 16), (0, 0, 0)).with_suffix(".txt").write_text("a")
+    one = Folder(tmp_path, 8).identity
+    assert Folder(tmp_path, 8).identity == one
+    assert Folder(tmp_path, 16).identity != one
+    picture(tmp_path / "a.png", (99, 16), (9, 9, 9))
+    other = Folder(tmp_path, 8).identity
+    assert other != one
+    picture(tmp_path / "b.png", (16, 16), (0, 0, 0)).with_suffix(".txt").write_text("b")
+    assert Folder(tmp_path, 8).identity not in (one, other, pictures.identity)
+
+
+def test_cells_are_what_the_masks_cover(pictures: StillLife):
+    """Up to what 4 x 4 rays a cell see of its edges, the share of each solid; mirrored as the picture is."""
+    index = torch.tensor([0, 3, 5])
+    shape, colour, shares = pictures.cells(index, 8)
+    assert shares.shape == (3, 4, 8, 8)
+    masks = render(gather([pictures.scene(i) for i in index.tolist()]), 128).masks
+    for row, place in enumerate(index.tolist()):
+        solids = [(SHAPES.index(solid.shape), COLOURS.index(solid.colour)) for solid in pictures.scene(place).solids]
+        told = list(zip(shape[row].tolist(), colour[row].tolist(), strict=True))
+        seen = [share for share in shares[row] if share.sum() > 0]
+        assert [pair for pair, share in zip(told, shares[row], strict=True) if share.sum() > 0] == solids
+        for mine, truth in zip(seen, F.avg_pool2d(masks[row], 16), strict=False):
+            assert (mine - truth).abs().max() <= 0.25  # A boundary along a cell moves by less than a ray's row.
+            assert (mine - truth).abs().mean() < 0.02
+    again = pictures.cells(index + 6, 8)
+    assert torch.equal(again[0], shape)
+    assert torch.equal(again[1], colour)
+    assert torch.equal(again[2], shares.flip(3))

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mezzotint.training.fit import Progress, Task, channels_last, fit, places, read_log
+from mezzotint.training import fit as fitting
+from mezzotint.training.fit import Progress, Task, channels_last, computes_bf16, fit, places, read_log
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
 
@@ -237,3 +238,60 @@ def test_a_training_that_diverges_is_no_success(tmp_path: Path):
     with pytest.raises(UserError, match="diverged"):
         fit(task, config(images=8 * 30), tmp_path)
     assert equal(weights(task.network), before)
+
+
+def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path):
+    """What was logged after the last checkpoint is logged again, so no row may stand there twice."""
+    with pytest.raises(Power):
+        fit(Straight(), config(images=1600), tmp_path, report=stop_at(1000), checkpoint_seconds=-1)
+    checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
+    assert [row["seen"] for row in read_log(tmp_path)] == [400, 800]
+    with pytest.raises(Power):
+        fit(Straight(), config(images=1600), tmp_path, resume=True, report=stop_at(1440), checkpoint_seconds=60)
+    assert len(list(read_log(tmp_path))) == 3
+    (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"seen": 14')  # Cut off while it was written.
+    fit(Straight(), config(images=1600), tmp_path, resume=True)
+    seen = [row["seen"] for row in read_log(tmp_path)]
+    assert seen == sorted(set(seen))
+    assert seen[:2] == [400, 800]
+    assert seen[-1] == 1600
+
+
+def test_a_checkpoint_of_another_way_to_compute_adamw_goes_on(tmp_path: Path):
+    """Older checkpoints were saved with foreach; they go on with the optimiser that is used now, to the last bit."""
+    whole = fit(Straight(), config(), tmp_path / "whole")
+    with pytest.raises(Power):
+        fit(Straight(), config(), tmp_path / "run", report=stop_at(56), checkpoint_seconds=-1)
+    path = tmp_path / "run" / "checkpoint.pt"
+    values = torch.load(path, weights_only=True)
+    for group in values["optimiser"]["param_groups"]:
+        group.update(foreach=True, fused=None)
+    torch.save(values, path)
+    assert equal(weights(fit(Straight(), config(), tmp_path / "run", resume=True)), weights(whole))
+    groups = torch.load(path, weights_only=True)["optimiser"]["param_groups"]
+    assert [(group["fused"], group["foreach"]) for group in groups] == [(True, None)] * 2
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_used_where_the_device_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool):
+    assert isinstance(computes_bf16(torch.device("cpu")), bool)
+    used: list[bool] = []
+
+    class Looking(Straight):
+        def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            used.append(torch.is_autocast_enabled("cpu"))
+            return super().loss(index, generator)
+
+    monkeypatch.setattr(fitting, "computes_bf16", lambda _: has)
+    fit(Looking(), config(images=8, bf16=True), tmp_path / "a")
+    fit(Looking(), config(images=8, bf16=False), tmp_path / "b")
+    assert used == [has, False]
+
+
+def test_more_processes_than_pictures_in_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="batch is 2 for 3 processes"):
+        fit(Straight(), config(batch=2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

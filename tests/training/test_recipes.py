@@ -13,6 +13,7 @@ from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import Prediction
 from mezzotint.pipeline import Pipeline
 from mezzotint.store.facts import Facts
+from mezzotint.training.recipe import Recipe
 from mezzotint.training.recipes import RECIPES, changed, debug, recipe_named
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
@@ -70,7 +71,8 @@ def test_settings_reach_everything():
     recipe = changed(
         base,
         ["unet.fit.images=48", "vae.fit.lr=1", "clip.fit.bf16=true", "unet.fit.betas=[0.5, 0.9]", "name=mine",
-         "unet.schedule.prediction_type=epsilon", "unet.network.norm_num_groups=8", "unet.caption_dropout=0"],
+         "unet.schedule.rescale_betas_zero_snr=false", "unet.schedule.prediction_type=epsilon",
+         "unet.network.norm_num_groups=8", "unet.caption_dropout=0"],
     )  # fmt: skip
     assert recipe.unet.fit.images == 48
     assert (recipe.vae.fit.lr, type(recipe.vae.fit.lr)) == (1.0, float)
@@ -116,9 +118,69 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("vae.crop=64", "at most size"),
         ("decoder.crop=12", "multiple of 8"),
         ("scenes=0", "at least 1"),
+        ("vae.network.latent_channels=8", "in_channels and out_channels"),
+        ("unet.network.in_channels=9", "takes 9 channels"),
+        ("clip.width=48", "cross_attention_dim and clip.width"),
+        ("clip.heads=5", "num_attention_heads"),
+        ("clip.patch=12", "must divide size"),
+        ("clip.patch=64", "patch_size"),
+        ("clip.vocab_size=500", "at least 514"),
+        ("clip.text_rows=0", "text_rows"),
+        ("unet.network.sample_size=8", "at size 32 it must be 4"),
+        ("unet.network.block_out_channels=['a', 'b']", "of the wrong kind"),
+        ("unet.caption_dropout=1.5", "from 0 to 1"),
+        ("unet.segment=-1", "at least 0"),
+        ("unet.fit.betas=(0.9,)", "two numbers"),
+        ("unet.fit.weight_decay=-1.0", "weight_decay"),
+        ("vae.network.use_quant_conv=false", "use_quant_conv"),
+        ("vae.network.in_channels=1", "3 channels"),
+        ("defaults={'stepz': 3}", "'stepz'"),
+        ("defaults={'steps': 'many'}", "steps"),
+        ("defaults={'steps': 1000, 'sampler': 'eulr'}", "eulr"),
+        ("defaults={[]: 1}", "must be a value such as"),
     ],
 )
 def test_settings_that_make_no_sense(setting: str, said: str):
     with pytest.raises(UserError, match=said) as error:
         changed(debug(), [setting])
     assert "\n" not in str(error.value)
+
+
+def test_a_u_net_that_reads_pooled_is_not_trained_here():
+    with pytest.raises(UserError, match="pooled"):
+        changed(debug(), ["class_embed_type='projection'", "projection_class_embeddings_input_dim=8"], "unet")
+
+
+def test_settings_that_depend_on_each_other_are_given_together():
+    """Each alone makes no network; the recipe is checked once they are all there, in any order."""
+    deeper = [
+        "block_out_channels=[16, 32, 32]",
+        "attention_head_dim=[1, 1, 1]",
+        "down_block_types=['DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D']",
+        "up_block_types=['CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D']",
+    ]
+    recipe = changed(debug(), deeper, "unet")
+    assert recipe == changed(debug(), deeper[::-1], "unet")
+    assert recipe.unet.network.block_out_channels == (16, 32, 32)
+    assert replace(recipe, unet=debug().unet) == debug()
+    with pytest.raises(UserError, match="equally many"):
+        changed(debug(), deeper[:-1], "unet")
+    channels = [f"{name}=8" for name in ("vae.network.latent_channels", "unet.network.in_channels")]
+    assert changed(debug(), [*channels, "unet.network.out_channels=8"]).vae.network.latent_channels == 8
+    assert changed(debug(), ["scenes=3", "scenes=4"]).scenes == 4
+
+
+def test_the_networks_sizes_follow_the_pictures():
+    recipe = changed(debug(), ["size=64"])
+    assert (recipe.unet.network.sample_size, recipe.vae.network.sample_size) == (8, 64)
+    assert changed(debug(), ["size=64", "unet.network.sample_size=8"]) == recipe
+    with pytest.raises(UserError, match="at size 64 it must be 8"):
+        changed(debug(), ["size=64", "unet.network.sample_size=4"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_comes_back_from_json(name: str):
+    recipe = recipe_named(name)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    with pytest.raises((TypeError, KeyError)):
+        Recipe.from_dict({**recipe.to_dict(), "colour": "red"})

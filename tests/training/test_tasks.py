@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mezzotint.conditioning.text import TextConditioner
+from mezzotint.denoise.config import UNetConfig
+from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import Prediction, scalings
 from mezzotint.noise.schedule import NoiseSchedule
-from mezzotint.training.clip import ABSENT, ATTRIBUTES, ORDERS, UNSAID, ReadOut, truth_of, truth_seen, truth_told
-from mezzotint.training.unet import DenoiserTask, LatentCache
+from mezzotint.store.folder import Parts
+from mezzotint.training.clip import (
+    ABSENT,
+    ATTRIBUTES,
+    ORDERS,
+    UNSAID,
+    CLIPTask,
+    ReadOut,
+    alike,
+    truth_of,
+    truth_seen,
+    truth_told,
+)
+from mezzotint.training.data import StillLife
+from mezzotint.training.unet import DenoiserTask, LatentCache, Segment, trained
 from mezzotint.training.vae import AutoencoderTask, psnr, random_crops, reconstruction_loss, standardise
 from mezzotint.types import Conditioning, UserError
 from mezzotint.vae.autoencoder import Autoencoder
+from mezzotint.vae.codec import Codec
 from mezzotint.vae.config import AutoencoderConfig
 from mezzotint.world.captions import Told
-from mezzotint.world.scene import Scene, Solid
+from mezzotint.world.scene import COLOURS, SHAPES, Scene, Solid
 
 
 class Squares:
     """Twelve pictures of noise."""
 
     size = 16
+    identity = "squares"
 
     def __init__(self) -> None:
         self.all = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -67,7 +90,8 @@ class Exact(nn.Module):
 
     def __init__(self, prediction: Prediction, error: float) -> None:
         super().__init__()
-        self.schedule = NoiseSchedule(prediction_type=prediction)
+        zero_snr = prediction is not Prediction.EPSILON
+        self.schedule = NoiseSchedule(prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
         self.error = nn.Parameter(torch.tensor(error))
         self.sigmas: list[Tensor] = []
 
@@ -130,6 +154,15 @@ def test_all_chance_comes_from_the_generator():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_figures_of_small_batches_are_numbers(count: int):
+    task, _ = denoiser_task(Exact(Prediction.V, 0.5))
+    _, figures = task.loss(torch.arange(count), torch.Generator().manual_seed(0))
+    assert {name: value.item() for name, value in figures.items()} == pytest.approx(
+        {"low_noise": 0.25, "high_noise": 0.25}, rel=1e-3
+    )
+
+
 def test_every_picture_is_encoded_once():
     pictures = Squares()
     cache = LatentCache(pictures, Known())  # pyright: ignore
@@ -144,6 +177,43 @@ def autoencoder() -> Autoencoder:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Autoencoder(AutoencoderConfig.of_widths(8, 8, norm_num_groups=4, layers_per_block=1))
+
+
+def test_latents_are_found_again(tmp_path: Path, autoencoder: Autoencoder):
+    """By a resumed run and by other processes: what one has encoded, no other encodes."""
+    first, again = Squares(), Squares()
+    one, other = LatentCache(first, Codec(autoencoder), tmp_path), LatentCache(again, Codec(autoencoder), tmp_path)
+    latents = one(torch.tensor([2, 7]))
+    assert torch.equal(other(torch.tensor([7, 2])), latents.flip(0))
+    assert again.asked == []
+    assert torch.equal(LatentCache(again, Codec(autoencoder))(torch.tensor([2, 7])), latents)
+    resumed = Squares()
+    assert torch.equal(LatentCache(resumed, Codec(autoencoder), tmp_path)(torch.tensor([2, 3]))[:1], latents[:1])
+    assert resumed.asked == [3]
+
+
+@pytest.mark.parametrize("change", ["weights", "config", "pictures"])
+def test_latents_of_another_autoencoder_or_other_pictures_are_not_used(
+    tmp_path: Path, autoencoder: Autoencoder, change: str
+):
+    LatentCache(Squares(), Codec(autoencoder), tmp_path)(torch.arange(12))
+    before = {path.name for path in tmp_path.iterdir()}
+    pictures = Squares()
+    if change == "weights":
+        with torch.no_grad():
+            autoencoder.encoder.conv_in.bias.add_(1)  # pyright: ignore[reportOptionalMemberAccess]
+    elif change == "config":
+        state = autoencoder.state_dict()
+        autoencoder = Autoencoder(replace(autoencoder.config, scaling_factor=0.5))
+        autoencoder.load_state_dict(state)
+    else:
+        pictures.identity = "squares, one of them painted over"
+    latents = LatentCache(pictures, Codec(autoencoder), tmp_path)(torch.arange(12))
+    assert pictures.asked == list(range(12))
+    assert torch.equal(latents, LatentCache(Squares(), Codec(autoencoder))(torch.arange(12)))
+    after = {path.name for path in tmp_path.iterdir()}
+    assert len(after) == len(before) == 2  # What is of no use is not kept.
+    assert not after & before
 
 
 @torch.no_grad()
@@ -241,3 +311,73 @@ def test_a_perfect_reading_has_no_loss_and_every_place_right():
     assert right.item() == 1
     other = truth_told([Told("", (SPOKEN.solids[0], Solid("cone", "", "", "")), "across")])
     assert read.loss(torch.randn(1, 3), other)[1].item() == 0.5  # One of two places; absent ones do not count.
+
+
+def levels(count: int) -> UNet:
+    """A U-Net of 8, 16, 32, ... channels."""
+    return UNet(
+        UNetConfig(
+            block_out_channels=tuple(8 * 2**level for level in range(count)),
+            down_block_types=("CrossAttnDownBlock2D",) * count,
+            up_block_types=("CrossAttnUpBlock2D",) * count,
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        )
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_stands_where_is_named_from_the_u_net_s_features(count: int, tmp_path: Path, tiny_parts: Parts):
+    """At the latent's size, whatever the depth; the gradient reaches the U-Net, and the heads stay behind."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(levels(count), NoiseSchedule())
+    conditioner = TextConditioner(tiny_parts.tokenizer, tiny_parts.text_encoder)
+    pictures = StillLife(tmp_path, 4, 32)
+    task = DenoiserTask(denoiser, conditioner, Codec(tiny_parts.vae), pictures, segment=0.5)
+    loss, figures = task.loss(torch.arange(4), torch.Generator().manual_seed(0))
+    assert set(figures) == {"low_noise", "high_noise", "segment"}
+    error = (figures["low_noise"] + figures["high_noise"]) / 2
+    assert loss.item() == pytest.approx((error + 0.5 * figures["segment"]).item(), rel=1e-5)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in task.network.parameters())
+    assert trained(task.network) is denoiser
+    assert not any("segment" in name for name in denoiser.state_dict())
+    plain = DenoiserTask(denoiser, conditioner, Codec(tiny_parts.vae), pictures, segment=0.0)
+    assert set(plain.loss(torch.arange(4), torch.Generator())[1]) == {"low_noise", "high_noise"}
+
+
+def test_naming_what_stands_where_in_closed_form():
+    segment = Segment(levels(2))
+    assert segment.block == 0
+    shape, colour = torch.tensor([[2, 5, 0, 0]]), torch.tensor([[2, 5, 0, 0]])
+    shares = torch.zeros(1, 4, 2, 2)
+    shares[0, 0, 0, 0] = shares[0, 1, 1, 1] = 1  # A cell each; the other two are table.
+    features = torch.zeros(1, 16, 2, 2)
+    for name, y, x in ((3, 0, 0), (6, 1, 1), (0, 0, 1), (0, 1, 0)):
+        features[0, name, y, x] = 100
+    with torch.no_grad():
+        for head in (segment.shape, segment.colour):
+            head.bias.zero_()
+            head.weight.copy_(torch.eye(head.out_channels, 16)[:, :, None, None])
+    assert segment.loss(features, shape, colour, shares).item() == pytest.approx(0, abs=1e-6)
+    # Knowing nothing costs the logarithm of the number of classes, shapes or colours and the table.
+    ignorant = segment.loss(torch.zeros_like(features), shape, colour, shares).item()
+    assert ignorant == pytest.approx((math.log(1 + len(SHAPES)) + math.log(1 + len(COLOURS))) / 2)
+    # Half a cell of a solid is best named half and half.
+    half = segment.loss(torch.zeros_like(features), shape, colour, shares / 2).item()
+    assert half == pytest.approx(ignorant)
+
+
+def test_equal_pictures_and_equal_captions_are_no_contrast():
+    index = torch.tensor([4, 4, 7, 8])
+    ids = torch.tensor([[1, 2], [1, 3], [1, 4], [1, 4]])
+    assert alike(index, ids).nonzero().tolist() == [[0, 1], [1, 0], [2, 3], [3, 2]]
+    clip = SimpleNamespace(text_projection=nn.Identity(), visual_projection=nn.Identity(), logit_scale=torch.zeros(()))
+    pooled = F.one_hot(torch.tensor([0, 0, 1]), 2).float()
+    pairs = alike(torch.tensor([5, 5, 6]), torch.tensor([[1], [2], [3]]))
+    loss, right = CLIPTask._contrast(clip, pooled, pooled, pairs)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+    # Cosines 1 and 0 at temperature 1: the two that are one picture each meet one other, the third meets two.
+    assert loss.item() == pytest.approx((2 * math.log(1 + math.exp(-1)) + math.log(1 + 2 * math.exp(-1))) / 3)
+    assert right.item() == 1

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mezzotint.training import workers
+from mezzotint.types import UserError
 
 TASK = """
 import sys, torch
@@ -54,15 +56,19 @@ def test_one_process_is_all_there_is_unless_told(monkeypatch: pytest.MonkeyPatch
     assert (workers.count(), workers.rank(), workers.leads()) == (1, 0, True)
     index = torch.arange(5)
     assert torch.equal(workers.share(index), index)
-    workers.join(torch.device("cpu"))  # Meets nobody,
+    workers.join()  # Meets nobody,
     workers.wait()  # and waits for nobody.
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     told: list[list[float]] = []
     for count in (1, 2):
         there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
@@ -83,3 +89,80 @@ def test_two_processes_learn_what_one_does(tmp_path: Path):
     # Two means of four, averaged, are a mean of eight in another order of addition.
     assert first == pytest.approx(one, rel=1e-4)
     assert {path.name for path in (tmp_path / "2").iterdir()} == {"checkpoint.pt", "log.jsonl"}
+
+
+def test_a_refusal_in_one_process_alone_is_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    error = UserError("The picture is broken.")
+    with pytest.raises(UserError) as raised, workers.agreed():
+        raise error
+    assert raised.value is error
+    workers.leave()  # Nobody was met.
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    done: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *backend, **options: done.append(backend))
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    workers.join()
+    assert done == [1, ("cpu:gloo,cuda:nccl",)]  # The device is set before the others are met.
+    assert workers.own_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert workers.own_device(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="2 processes for 1 GPUs"):
+        workers.own_device(torch.device("cuda"))
+
+
+def together(*arguments: str) -> list[tuple[int, str, str]]:
+    """What `mezzotint` says in two processes: exit code, stdout and stderr of each."""
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "mezzotint", *arguments],
+            env={**os.environ, **there, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["vae", "debug", "imagse=3"], "no setting 'imagse'"),  # Every process finds out,
+        (["vae", "debug", "--out", "file"], "cannot be written"),  # the first alone,
+        (["vae", "debug", "batch=2", "--data", "data", "--out", "run"], "b.png cannot be read"),  # or any one of them.
+    ],
+)
+def test_all_refuse_what_one_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], said: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "data" / f"{name}.txt").write_text(name)
+        Image.new("RGB", (32, 32)).save(tmp_path / "data" / f"{name}.png")
+    (tmp_path / "data" / "b.png").write_bytes(b"none")
+    first, second = together("train", *settings, "--device", "cpu")
+    assert (first[0], second[0]) == (2, 2)
+    assert first[2].startswith("mezzotint: ")
+    assert said in first[2]
+    assert first[2].count("\n") == 1
+    assert second[1:] == ("", "")
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_stage(tmp_path: Path):
+    run = tmp_path / "run"
+    first, second = together("train", "all", "debug", "scenes=12", "--out", str(run), "--device", "cpu", "--json")
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert (run / "model" / "model_index.json").exists()
+    assert second[1:] == ("", "")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mezzotint.cli import BAD_INPUT
 from mezzotint.cli.flags import parse
 from mezzotint.types import UserError
 
 if TYPE_CHECKING:
     from mezzotint.training.fit import Progress
+    from mezzotint.training.recipe import Recipe
 
 ABOUT = (
     "Train one stage of a recipe, or all of them: vae, clip, unet, decoder, all; assemble puts the model together. "
@@ -35,7 +38,7 @@ class Options:
     out: Path | None = None
     """The run's folder; by default runs/RECIPE. A stage finds the stages before it there."""
     data: Path | None = None
-    """A folder of pictures with .txt captions beside them; by default the still life is rendered."""
+    """A folder of pictures with .txt captions beside them; by default what the run learns from, or the still life."""
     start: str | None = None
     """A model to begin from, a shipped model's name or a folder; `all` then fine-tunes its U-Net."""
     resume: bool = False
@@ -47,26 +50,43 @@ class Options:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train."""
+    """Train; of several processes that torchrun started, all refuse what one refuses, and the first says why."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return train(argv)
+    from mezzotint.training import workers
+
+    workers.join()
+    try:
+        with workers.agreed():
+            return train(argv)
+    except UserError:
+        if workers.leads():
+            raise
+        return BAD_INPUT
+    finally:
+        workers.leave()
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train, or take a share in it."""
     options = parse(Options, "train", argv, ABOUT, "stage", "recipe", "settings")
     from mezzotint.store.device import choose_device
     from mezzotint.store.models import resolve
-    from mezzotint.training.recipes import changed, recipe_named
     from mezzotint.training.run import Run
     from mezzotint.training.stages import carry_out
     from mezzotint.training.workers import leads, own_device
 
-    recipe = changed(
-        recipe_named(options.recipe), options.settings, stage="" if options.stage == "all" else options.stage
-    )
     if options.data is not None and not options.data.is_dir():
         raise UserError(f"{options.data} is no folder: give one with pictures and .txt captions.")
-    folder = Path("runs") / recipe.name if options.out is None else options.out
+    named = {key: value for key, _, value in (setting.partition("=") for setting in options.settings)}
+    folder = Path("runs") / named.get("name", options.recipe) if options.out is None else options.out
+    recipe = recipe_for(options, folder)
     began = time.monotonic()
     with _Line() as line:
         work = Run(
             recipe,
             folder,
+            options.recipe,
             pictures_from=options.data,
             start=None if options.start is None else resolve(options.start),
             device=own_device(choose_device(options.device)),
@@ -82,6 +102,21 @@ def run(argv: Sequence[str]) -> int:
     else:
         print(f"{made}: trained in {seconds} s")
     return 0
+
+
+def recipe_for(options: Options, folder: Path) -> Recipe:
+    """The recipe of the run in the folder, or else the one that is named, with the settings that are given.
+
+    Raises UserError for settings that do not fit it, or that would say of finished stages what they are not.
+    """
+    from mezzotint.training.recipes import changed, recipe_named
+    from mezzotint.training.record import recipe_of
+
+    before = recipe_of(folder, options.recipe, recipe_named(options.recipe))
+    recipe = changed(before, options.settings, stage="" if options.stage == "all" else options.stage)
+    if options.stage == "assemble" and replace(recipe, name=before.name, defaults=before.defaults) != before:
+        raise UserError(f"The stages in {folder} were trained with other settings: change name and defaults alone.")
+    return recipe
 
 
 class _Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,12 +19,13 @@ def assemble(run: Run) -> Path:
     It is called what the recipe is called, and says of itself how its stages were trained. Raises UserError where a
     stage is not finished.
     """
+    run.need("unet")
     conditioner = run.conditioner()
     facts = Facts(
         name=run.recipe.name,
         about=f"One to four solids on a table, {run.recipe.size} pixels." if run.pictures_from is None else "",
         sizes=((run.recipe.size, run.recipe.size),),
-        recipe=read_json(run.folder / "recipe.json"),
+        recipe=told_to_others(read_json(run.folder / "recipe.json")),
         defaults=run.recipe.defaults,
     )
     parts = Parts(
@@ -37,6 +39,13 @@ def assemble(run: Run) -> Path:
     target = run.folder / "model"
     save_folder(parts, target, card=model_card(run), dtype=torch.float16)
     return target
+
+
+def told_to_others(told: dict[str, Any]) -> dict[str, Any]:
+    """RUN/recipe.json with the names of folders alone: where they lie on this machine is nobody else's business."""
+    data, start = told.get("data"), told.get("start", {})
+    names = {stage: None if model is None else Path(model).name for stage, model in start.items()}
+    return {**told, "data": None if data is None else Path(data).name, "start": names}
 
 
 def model_card(run: Run) -> str:
@@ -57,7 +66,7 @@ def model_card(run: Run) -> str:
     return f"""# {recipe.name}
 
 A text-to-image latent diffusion model of {recipe.size} x {recipe.size} pixels, trained by Mezzotint's recipe
-`{told["name"]}` on {learnt_from}.{licence}
+`{told.get("recipe", told["name"])}` on {learnt_from}.{licence}
 
     mezzotint generate "{prompt}" --model MODEL_FOLDER -o out.png
 

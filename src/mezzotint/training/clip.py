@@ -21,6 +21,8 @@ from mezzotint.world.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
 
 ORDERS = ("any", "across", "deep")
 ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "material": MATERIALS}
+ALL_PLACES = 0.3
+"""Share of the steps in which the padding after a caption may reach to the last place."""
 ABSENT, UNSAID = 0, 1
 """The first two classes of every attribute: no such solid, and a solid of which this was not said."""
 
@@ -105,12 +107,17 @@ class CLIPTask:
         vision = network.clip.vision_model(pixels)
         if not isinstance(self._pictures, StillLife):
             ids = self._ids(self._pictures.captions(index, seed), extra=1).to(device)
-            loss, accuracy = self._contrast(network.clip, network.clip.text_model(ids).pooled, vision.pooled)
+            text = network.clip.text_model(ids)
+            loss, accuracy = self._contrast(network.clip, text.pooled, vision.pooled, alike(paired, ids))
             return loss, {"retrieval": accuracy}
         told = self._pictures.told(index, seed)
-        ids = self._ids([t.text for t in told], extra=int(torch.randint(1, 6, (1,), generator=generator))).to(device)
+        # Now and then all places, so that none stays as chance made it.
+        most = self._tokenizer.length if float(torch.rand(1, generator=generator)) < ALL_PLACES else 5
+        extra = int(torch.randint(1, most + 1, (1,), generator=generator))
+        ids = self._ids([t.text for t in told], extra=extra).to(device)
         text = network.clip.text_model(ids)
-        contrast, retrieval = self._contrast(network.clip, text.pooled[: len(paired)], vision.pooled)
+        pooled = text.pooled[: len(paired)]
+        contrast, retrieval = self._contrast(network.clip, pooled, vision.pooled, alike(paired, ids[: len(paired)]))
         said = {name: value.to(device) for name, value in truth_told(told).items()}
         shown = truth_seen([self._pictures.scene(i) for i in paired.tolist()])
         read, slots = network.read_text.loss(text.pooled, said)
@@ -129,11 +136,25 @@ class CLIPTask:
         return ids[:, : min(longest + extra, ids.shape[1])]
 
     @staticmethod
-    def _contrast(clip: CLIPModel, text: Tensor, vision: Tensor) -> tuple[Tensor, Tensor]:
-        """The symmetric loss of pooled outputs [B D], and how often a picture finds its caption (figure 3)."""
+    def _contrast(clip: CLIPModel, text: Tensor, vision: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
+        """The symmetric loss of pooled outputs [B D], and how often a picture finds its caption (figure 3).
+
+        Pairs that are `alike` [B B] are not told apart.
+        """
         t = F.normalize(clip.text_projection(text).float(), dim=-1)
         v = F.normalize(clip.visual_projection(vision).float(), dim=-1)
         logits = clip.logit_scale.clamp(max=4.6052).exp() * t @ v.T
+        logits = logits.masked_fill(alike.to(logits.device), -torch.inf)
         truth = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
         return loss, (logits.argmax(dim=0) == truth).float().mean()
+
+
+def alike(index: Tensor, ids: Tensor) -> Tensor:
+    """Which pairs [B B] of a batch show one picture (places [B]) or say the same (token ids [B L]), but for itself.
+
+    A small collection meets itself within one batch, and the still life says "two red cubes" of many scenes.
+    """
+    picture = (index[:, None] == index).to(ids.device)
+    caption = (ids[:, None] == ids).all(dim=2)
+    return (picture | caption) & ~torch.eye(len(index), dtype=torch.bool, device=ids.device)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -26,6 +27,8 @@ class Pictures(Protocol):
     """A numbered collection of captioned square pictures of one size."""
 
     size: int
+    identity: str
+    """Another text for other pictures."""
 
     def __len__(self) -> int: ...
 
@@ -49,9 +52,12 @@ class StillLife:
 
     def __init__(self, folder: Path, count: int, size: int, seed: int = 1) -> None:
         self.size, self.count = size, count
+        self.identity = f"still life: {count} scenes of {size} pixels, seed {seed}"
         rows = min(count, self.SHARD)
         shards = [self.shard(folder, size, seed, number, rows) for number in range(-(-count // self.SHARD))]
         self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
+        self._shards = [scenes for _, scenes in shards]
+        self._shares: dict[tuple[int, int], Tensor] = {}
         self._scenes = [scene for _, scenes in shards for scene in scenes.describe()][:count]
         self._mirrored = [scene for _, scenes in shards for scene in scenes.mirrored().describe()][:count]
 
@@ -75,6 +81,25 @@ class StillLife:
         chosen = torch.from_numpy(np.stack([self._pixels[shard][row] for shard, row in places]))
         mirrored = (index >= self.count)[:, None, None, None]
         return torch.where(mirrored, chosen.flip(3), chosen).float().div_(127.5).sub_(1)
+
+    def cells(self, index: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What stands where: shape and colour [B 4] of each solid, and its share [B 4 side side] of every cell."""
+        places = [divmod(i % self.count, self.SHARD) for i in index.tolist()]
+        shares = torch.stack([self._shares_of(shard, side)[row] for shard, row in places]).float() / 255
+        mirrored = (index >= self.count)[:, None, None, None]
+        shape = torch.stack([self._shards[shard].shape[row] for shard, row in places])
+        colour = torch.stack([self._shards[shard].colour[row] for shard, row in places])
+        return shape, colour, torch.where(mirrored, shares.flip(3), shares)
+
+    def _shares_of(self, shard: int, side: int) -> Tensor:
+        """`cells` of a whole shard, uint8, drawn when first asked for: masks need far fewer rays than pictures."""
+        if (shard, side) not in self._shares:
+            scenes = self._shards[shard]
+            chunks = [scenes.take(slice(start, start + 256)) for start in range(0, len(scenes), 256)]
+            masks = (render(chunk, 4 * side, samples=1).masks for chunk in chunks)
+            covered = torch.cat([F.avg_pool2d(mask, 4) for mask in masks])
+            self._shares[shard, side] = covered.mul(255).round().to(torch.uint8)
+        return self._shares[shard, side]
 
     def told(self, index: Tensor, seed: int) -> list[Told]:
         """Captions with what they say, scene by scene."""
@@ -113,18 +138,28 @@ class Folder:
         if not self._files:
             raise UserError(f"{folder} has no picture with a caption in a .txt file of the same name beside it.")
         self._captions = [_text(file.with_suffix(".txt")) for file in self._files]
+        kept = [(file, file.stat()) for file in self._files]
+        names = [(file.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in kept]
+        self.identity = f"folder, {size} pixels: {names}"
 
     def __len__(self) -> int:
         return len(self._files)
 
     def pixels(self, index: Tensor) -> Tensor:
-        """As `Pictures.pixels`: the largest square from the middle, scaled. Raises UserError for an unreadable file."""
+        """As `Pictures.pixels`: the largest square from the middle, scaled, on white where it is transparent.
+
+        Raises UserError for an unreadable file.
+        """
         return torch.stack([self._read(self._files[i]) for i in index.tolist()])
 
     def _read(self, file: Path) -> Tensor:
         try:
             with Image.open(file) as opened:
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
+                picture = ImageOps.exif_transpose(opened)
+                if picture.has_transparency_data:
+                    picture = picture.convert("RGBA")
+                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+                picture = picture.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{file} cannot be read as a picture ({error}): remove or replace it.") from error
         square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)

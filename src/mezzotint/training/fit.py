@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -72,23 +73,29 @@ def fit(
     folder holds checkpoint.pt, written aside and renamed, and log.jsonl with the figures. `resume` goes on from the
     checkpoint if there is one. `sample(network, images seen)` is called every `sample_every` images with the average.
     Of several processes (`workers`) each takes its share of every batch, and the first writes files and reports.
-    Raises UserError where the training diverges, or a checkpoint is damaged, or of another configuration or network.
+    Raises UserError where the training diverges, a checkpoint is damaged or of another configuration or network, or
+    there are more processes than pictures in a batch.
     """
+    if config.batch < workers.count():
+        raise UserError(f"batch is {config.batch} for {workers.count()} processes: each needs at least one picture.")
     folder.mkdir(parents=True, exist_ok=True)
     network = task.network
     device = next(network.parameters()).device
-    workers.join(device)
+    workers.join()
     average = copy.deepcopy(network).requires_grad_(False) if config.ema > 0 else network
     decayed = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
     others = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
+    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     checkpoint, log = folder / "checkpoint.pt", folder / "log.jsonl"
     seen, spent = 0, 0.0
     if resume and checkpoint.exists():
         seen, spent = _restore(checkpoint, config, network, average, optimiser)
+        if workers.leads():
+            _cut(log, seen)
     elif workers.leads():
         log.unlink(missing_ok=True)
+    bf16 = config.bf16 and computes_bf16(device)
     began = saved = time.monotonic()
     sums: dict[str, float] = {}
     steps = diverged = 0
@@ -97,7 +104,7 @@ def fit(
             group["lr"] = config.lr_at(seen)
         generator = torch.Generator().manual_seed(config.seed * 1_000_000_007 + seen + workers.rank())
         index = workers.share(places(len(task), seen, config.batch, config.seed))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with workers.agreed(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss, figures = task.loss(index, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -183,10 +190,40 @@ def _restore(
     try:
         network.load_state_dict(values["network"])
         average.load_state_dict(values["average"])
-        optimiser.load_state_dict(values["optimiser"])
+        state = values["optimiser"]
+        for group, own in zip(state["param_groups"], optimiser.param_groups, strict=True):
+            group.update(fused=own["fused"], foreach=own["foreach"])  # How it is computed is not what it has learnt.
+        optimiser.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{path} was made for another network: resume with the same recipe.") from error
     return values["seen"], values["seconds"]
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; where it only imitates that, 32 bits are quicker."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+    return True
+
+
+def _cut(log: Path, seen: int) -> None:
+    """Leave the rows up to `seen` images; what came after the checkpoint comes again."""
+    if not log.exists():
+        return
+    rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    part = log.with_suffix(".part")
+    part.write_text("".join(row for row in rows if _seen(row) <= seen), encoding="utf-8")
+    part.replace(log)
+
+
+def _seen(row: str) -> float:
+    """How many images a row of the log tells of; beyond all where it was not written to its end."""
+    try:
+        return json.loads(row)["seen"]
+    except ValueError:
+        return math.inf
 
 
 def _append(log: Path, values: dict[str, Any]) -> None:

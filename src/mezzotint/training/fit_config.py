@@ -28,7 +28,7 @@ class FitConfig:
     ema: int = 5000
     """Images after which half of the averaged weights is new; 0 keeps no average. Early on, a tenth of those seen."""
     bf16: bool = True
-    """Compute the networks in bfloat16; weights and optimiser stay in float32."""
+    """Compute the networks in bfloat16 where the device has it; weights and optimiser stay in float32."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -38,6 +38,12 @@ class FitConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.lr <= 0 or not 0 <= self.fall <= 1:
             raise UserError(f"lr is {self.lr} and fall {self.fall}; lr must be above 0 and fall from 0 to 1.")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas is {self.betas}; it must be two numbers from 0 to below 1.")
+        if self.weight_decay < 0 or self.clip <= 0:
+            raise UserError(
+                f"weight_decay is {self.weight_decay} and clip {self.clip}; they must be at least 0 and above 0."
+            )
 
     def lr_at(self, seen: int) -> float:
         """The learning rate after `seen` images: a ramp, a plateau, a line down to zero."""

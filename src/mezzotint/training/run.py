@@ -1,6 +1,7 @@
 """A run: a recipe, the folder it is carried out in, and what its finished stages hold.
 
-RUN/recipe.json   the resolved recipe
+RUN/recipe.json   the resolved recipe; "recipe", the name of the one it was changed from; "data", the folder of pictures
+                  that is learned from, null for the still life; "start", the model that each stage began from, if any
 RUN/data/         rendered scenes
 RUN/vae/ clip/ unet/ decoder/   each: the trained part, checkpoint.pt, log.jsonl, samples/
 RUN/model/        the model, in the diffusers layout, with its card
@@ -25,7 +26,7 @@ from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.training import workers
 from mezzotint.training.data import Folder, Pictures, StillLife
 from mezzotint.training.fit import Progress
-from mezzotint.training.recipes import Recipe
+from mezzotint.training.recipe import Recipe
 from mezzotint.types import Request, UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.config import AutoencoderConfig
@@ -49,6 +50,8 @@ class Run:
 
     recipe: Recipe
     folder: Path
+    origin: str
+    """The name of the recipe that `recipe` was changed from."""
     pictures_from: Path | None = None
     """A folder of captioned pictures to learn from in place of the still life."""
     start: Path | None = None
@@ -62,7 +65,6 @@ class Run:
         """What the run learns from; of several processes the first renders it."""
         if self.pictures_from is not None:
             return Folder(self.pictures_from, self.recipe.size)
-        workers.join(self.device)
         if not workers.leads():
             workers.wait()
         pictures = StillLife(self.folder / "data", self.recipe.scenes, self.recipe.size)
@@ -73,6 +75,10 @@ class Run:
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
         return self.folder / name
+
+    def begun(self, name: str) -> bool:
+        """Whether a stage has a checkpoint to go on from."""
+        return (self.stage(name) / "checkpoint.pt").exists()
 
     def has(self, name: str) -> bool:
         """Whether a stage is finished."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -14,17 +13,19 @@ from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionMode
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet, init_for_training
 from mezzotint.pipeline import Pipeline
-from mezzotint.store.facts import read_json, write_json
+from mezzotint.store.facts import write_json
 from mezzotint.store.part import save_part
 from mezzotint.store.png import write_plain
+from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.text.train import train_tokenizer
 from mezzotint.training import workers
 from mezzotint.training.assemble import assemble
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.fit import channels_last, fit
+from mezzotint.training.record import begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
-from mezzotint.training.unet import DenoiserTask
+from mezzotint.training.unet import DenoiserTask, trained
 from mezzotint.training.vae import AutoencoderTask, standardise
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
@@ -80,10 +81,12 @@ def train_clip(run: Run) -> None:
     recipe = run.recipe.clip
     pictures = run.pictures()
     folder = run.stage("clip")
-    tokenizer = train_tokenizer(_corpus(pictures), recipe.vocab_size)
-    if workers.leads():
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder / "tokenizer")
+    if run.resume and run.begun("clip"):
+        tokenizer = Tokenizer.from_folder(folder / "tokenizer")  # What the checkpoint's words are numbers of.
+    else:
+        tokenizer = train_tokenizer(_corpus(pictures), recipe.vocab_size)
+        if workers.leads():
+            tokenizer.save(folder / "tokenizer")
     torch.manual_seed(recipe.fit.seed)
     text = CLIPTextModel(recipe.text(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id))
     clip = CLIPModel(text, CLIPVisionModel(recipe.vision(run.recipe.size)), recipe.projection).to(run.device)
@@ -119,13 +122,23 @@ def train_unet(run: Run) -> None:
         unet, schedule = run.parts.unet.requires_grad_(True), run.parts.schedule
     denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
     pictures = run.pictures()
-    task = DenoiserTask(denoiser, conditioner, codec, pictures, caption_dropout=recipe.caption_dropout)
+    task = DenoiserTask(
+        denoiser,
+        conditioner,
+        codec,
+        pictures,
+        caption_dropout=recipe.caption_dropout,
+        segment=recipe.segment,
+        cache=run.stage("unet"),
+    )
     prompts = sample_prompts(pictures)
 
     def sample(network: nn.Module, seen: int) -> None:
-        assert isinstance(network, Denoiser)
+        denoiser = trained(network)
         size = (run.recipe.size, run.recipe.size)
-        pipe = Pipeline(conditioner=conditioner, denoiser=network, codec=codec, size=size, defaults=run.recipe.defaults)
+        pipe = Pipeline(
+            conditioner=conditioner, denoiser=denoiser, codec=codec, size=size, defaults=run.recipe.defaults
+        )
         images = [picture.image for picture in pipe.draw([pipe.request(prompt, seed=1) for prompt in prompts])]
         target = run.stage("unet") / "samples" / f"{seen:08d}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,8 +155,8 @@ def train_unet(run: Run) -> None:
     )
     if not workers.leads():
         return
-    assert isinstance(network, Denoiser)
-    save_part(network.unet, network.unet.config.to_dict(), run.stage("unet"))
+    unet = trained(network).unet
+    save_part(unet, unet.config.to_dict(), run.stage("unet"))
     write_json(schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
 
 
@@ -177,56 +190,33 @@ FINE_TUNED = ["unet"]
 """What "all" trains of a model that is begun from; its latents and its words stay as they are."""
 
 
-def begin(run: Run, stages: Collection[str]) -> None:
-    """Make the run's folder and write what of the recipe these stages use.
-
-    Raises UserError where the folder holds another recipe, or one of the stages begun and not to be resumed or begun
-    with other settings, or where it cannot be written, or where there is nothing to learn from.
-    """
-    path = run.folder / "recipe.json"
-    told = json.loads(json.dumps(run.recipe.to_dict()))
-    if path.exists():
-        before = read_json(path)
-        if before.get("name") != run.recipe.name:
-            raise UserError(f"{run.folder} holds a run of another recipe: choose another --out.")
-        for stage in stages:
-            if not (run.stage(stage) / "checkpoint.pt").exists():
-                continue
-            if not run.resume:
-                raise UserError(f"{run.stage(stage)} was begun before: go on with --resume, or move it away.")
-            if before.get(stage) != told[stage]:
-                raise UserError(f"{run.stage(stage)} was begun with other settings: give the same, or another --out.")
-        told = {**before, **{key: value for key, value in told.items() if key in stages or key not in STAGES}}
-    if run.pictures_from is not None:
-        run.pictures()  # A folder without pictures is told of before anything is written.
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(told, path)
-    except OSError as error:
-        raise UserError(f"{run.folder} cannot be written: {error.strerror or error}.") from error
-
-
 def carry_out(run: Run, stage: str) -> Path:
     """One stage, "assemble" for the model of finished ones, or "all"; returns the folder that was made.
 
     With `resume`, "all" does not do again what is finished. Raises UserError as `begin` and the stages do.
     """
-    workers.join(run.device)
-    if stage == "assemble":
-        return assemble(run) if workers.leads() else run.folder / "model"
-    stages = [stage] if stage != "all" else list(STAGES if run.start is None else FINE_TUNED)
-    if run.start is not None and stage == "clip":
-        raise UserError("A model's folder holds no image tower: train clip without --start.")
-    for name in NEEDS.get(stage, ()):
-        if run.start is None:
-            run.need(name)
-    if workers.leads():
-        begin(run, stages)
-    workers.wait()
+    workers.join()
+    with workers.agreed():
+        run = settled(run, stage)
+        stages = [stage] if stage != "all" else list(STAGES if run.start is None else FINE_TUNED)
+        if stage == "assemble":
+            stages = []
+        if run.start is not None and stage == "clip":
+            raise UserError("A model's folder holds no image tower: train clip without --start.")
+        for name in NEEDS.get(stage, ()):
+            if run.start is None:
+                run.need(name)
+        check_parts(run, stages)
+    with workers.agreed():
+        if stages and workers.leads():
+            begin(run, stages)
     for name in stages:
-        if stage != "all" or not (run.resume and run.has(name)):
-            STAGES[name](run)
-        workers.wait()
-    if stage != "all":
+        with workers.agreed():
+            if stage != "all" or not (run.resume and run.has(name)):
+                STAGES[name](run)
+    if stage in STAGES:
         return run.stage(stage)
-    return assemble(run) if workers.leads() else run.folder / "model"
+    with workers.agreed():
+        if workers.leads():
+            assemble(run)
+    return run.folder / "model"

@@ -2,40 +2,119 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import scalings
-from mezzotint.training.data import Pictures
+from mezzotint.training import workers
+from mezzotint.training.data import Pictures, StillLife
 from mezzotint.types import Conditioning
 from mezzotint.vae.codec import Codec
+from mezzotint.world.scene import COLOURS, SHAPES
 
 
 class LatentCache:
-    """The latents of pictures, each encoded when it is first asked for and kept in half precision."""
+    """The latents of pictures, each encoded when it is first asked for and kept in half precision.
 
-    def __init__(self, pictures: Pictures, codec: Codec) -> None:
+    In a folder they are files that several processes share and a resumed run finds again: latents-DIGEST.f16, the
+    latents [N z h w], and latents-DIGEST.known, a byte a picture, 1 where it is encoded. The digest is that of the
+    autoencoder and of what the pictures are; files of another are removed.
+    """
+
+    def __init__(self, pictures: Pictures, codec: Codec, folder: Path | None = None) -> None:
         self._pictures, self._codec = pictures, codec
         side = pictures.size // codec.factor
-        self._latents = torch.zeros(len(pictures), codec.channels, side, side, dtype=torch.float16)
-        self._known = torch.zeros(len(pictures), dtype=torch.bool)
+        shape = (len(pictures), codec.channels, side, side)
+        if folder is None:
+            self._latents = torch.zeros(shape, dtype=torch.float16)
+            self._known = torch.zeros(len(pictures), dtype=torch.uint8)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            stem = f"latents-{_digest(pictures, codec)}"
+            values, known = folder / f"{stem}.f16", folder / f"{stem}.known"
+            if workers.leads():
+                for other in set(folder.glob("latents*")) - {values, known}:
+                    other.unlink()
+            count = math.prod(shape)
+            self._latents = torch.from_file(str(values), shared=True, size=count, dtype=torch.float16).view(shape)
+            self._known = torch.from_file(str(known), shared=True, size=len(pictures), dtype=torch.uint8)
 
     def __call__(self, index: Tensor) -> Tensor:
         """Latents [B z h w], fp32, of the pictures at these places [B]."""
-        new = index[~self._known[index]].unique()
+        new = index[self._known[index] == 0].unique()
         if len(new) > 0:
             self._latents[new] = self._codec.encode(self._pictures.pixels(new)).to(self._latents)
-            self._known[new] = True
+            self._known[new] = 1
         return self._latents[index].float()
+
+
+def _digest(pictures: Pictures, codec: Codec) -> str:
+    """A short name for what latents depend on."""
+    told = hashlib.sha256(f"{pictures.identity}\n{codec.autoencoder.config}".encode())
+    for name, tensor in codec.autoencoder.state_dict().items():
+        told.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
+    return told.hexdigest()[:16]
+
+
+class Segment(nn.Module):
+    """From features [B D h w] inside the U-Net to what stands in every cell: logits of shapes, then of colours.
+
+    Small latents tell shapes apart by few cells, which the denoising error hardly weighs; naming them from the same
+    features does, as aligning features with those of a vision model does where no scene is known (REPA,
+    arXiv:2410.06940). It is left behind after training.
+    """
+
+    def __init__(self, unet: UNet) -> None:
+        super().__init__()
+        widths = unet.config.block_out_channels
+        self.block = max(len(widths) - 2, 0)  # The last but one on the way up, which ends at the latent's size.
+        width = widths[min(1, len(widths) - 1)]
+        self.shape = nn.Conv2d(width, 1 + len(SHAPES), 1)
+        self.colour = nn.Conv2d(width, 1 + len(COLOURS), 1)
+
+    def loss(self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor) -> Tensor:
+        """Mean cross-entropy of the cells, for the solids' classes [B 4] and their shares [B 4 h w] of every cell."""
+        losses: list[Tensor] = []
+        for head, kind in ((self.shape, shape), (self.colour, colour)):
+            logits = head(features).float()
+            kinds = F.one_hot(kind, logits.shape[1] - 1).to(shares)
+            solid = torch.einsum("bsk,bshw->bkhw", kinds, shares)
+            truth = torch.cat([1 - solid.sum(dim=1, keepdim=True), solid], dim=1)
+            losses.append(F.cross_entropy(logits, truth))
+        return torch.stack(losses).mean()
+
+
+class _Trained(nn.Module):
+    """The denoiser, which is the model, and what it is taught with."""
+
+    def __init__(self, denoiser: Denoiser, segment: Segment | None) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.segment = segment
+
+
+def trained(network: nn.Module) -> Denoiser:
+    """The denoiser of a task's network."""
+    assert isinstance(network, _Trained)
+    return network.denoiser
 
 
 class DenoiserTask:
     """D(x0 + sigma n, sigma, tau(y)) should be x0, at every sigma of the schedule.
 
     The error is divided by c_out, which makes it that of the network's own prediction (Karras et al. 2022, equation 8):
-    for v-prediction the plain squared error of v (Salimans and Ho 2022, appendix D).
+    for v-prediction the plain squared error of v (Salimans and Ho 2022, appendix D). Where the scenes are known, the
+    U-Net's features before its last block also name what stands where.
     """
 
     def __init__(
@@ -46,12 +125,18 @@ class DenoiserTask:
         pictures: Pictures,
         *,
         caption_dropout: float = 0.1,
+        segment: float = 0.0,
+        cache: Path | None = None,
     ) -> None:
-        """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance."""
-        self.network: nn.Module = denoiser
+        """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
+        `segment`: the weight of naming what stands where, against the denoising error; `cache`: a folder for latents.
+        """
+        known = segment > 0 and isinstance(pictures, StillLife)
+        self.network = _Trained(denoiser, Segment(denoiser.unet) if known else None)
+        self.network.to(next(denoiser.parameters()).device)
         self._denoiser, self._conditioner, self._pictures = denoiser, conditioner, pictures
-        self._dropout = caption_dropout
-        self._latents = LatentCache(pictures, codec)
+        self._dropout, self._segment = caption_dropout, segment
+        self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = denoiser.schedule.sigmas.clone()
 
     def __len__(self) -> int:
@@ -60,12 +145,12 @@ class DenoiserTask:
     def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Task.loss`."""
         device = next(self._denoiser.parameters()).device
-        # What is learned from stays in 32 bits, as it is when drawing; only the denoiser is worth 16.
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            x0 = self._latents(index)
-            captions = self._pictures.captions(index, int(torch.randint(2**31, (1,), generator=generator)))
-            dropped = (torch.rand(len(index), generator=generator) < self._dropout).tolist()
+        captions = self._pictures.captions(index, int(torch.randint(2**31, (1,), generator=generator)))
+        dropped = (torch.rand(len(index), generator=generator) < self._dropout).tolist()
+        with torch.no_grad():
             conditioning = self._conditioner(["" if d else c for c, d in zip(captions, dropped, strict=True)])
+            with torch.autocast(device.type, enabled=False):  # What is learned from stays in 32 bits.
+                x0 = self._latents(index)
         # Levels spread evenly over the schedule, so that a batch sees all of it (Kingma et al. 2021, appendix I.1).
         spread = (torch.arange(len(index)) / len(index) + torch.rand(1, generator=generator)) % 1
         sigma = self._sigmas[(spread * len(self._sigmas)).long()]
@@ -73,10 +158,34 @@ class DenoiserTask:
         x = x0 + sigma.to(x0)[:, None, None, None] * noise
         x0, x, sigma = x0.to(device), x.to(device), sigma.to(device)
         assert conditioning.sequence is not None
-        estimate = self._denoiser(x, sigma, Conditioning(sequence=conditioning.sequence.detach()))
+        words = Conditioning(sequence=conditioning.sequence.detach())
+        segment = self.network.segment
+        with _outputs_of(self._denoiser.unet.up_blocks[segment.block] if segment else None) as features:
+            estimate = self._denoiser(x, sigma, words)
         _, c_out, _ = scalings(self._denoiser.schedule.prediction_type, sigma)
         error = ((estimate - x0) / c_out.to(x0)[:, None, None, None]).square().flatten(1).mean(dim=1)
-        half = len(index) // 2
+        half = (len(index) + 1) // 2  # The middle one of an odd number, or the only one, counts in both halves.
         order = spread.to(device).argsort()
-        low, high = error[order[:half]].mean().detach(), error[order[half:]].mean().detach()
-        return error.mean(), {"low_noise": low, "high_noise": high}
+        low, high = error[order[:half]].mean().detach(), error[order[-half:]].mean().detach()
+        figures = {"low_noise": low, "high_noise": high}
+        if segment is None or not isinstance(self._pictures, StillLife):
+            return error.mean(), figures
+        truth = (part.to(device) for part in self._pictures.cells(index, x0.shape[-1]))
+        named = segment.loss(features[0], *truth)
+        return error.mean() + self._segment * named, {**figures, "segment": named.detach()}
+
+
+@contextmanager
+def _outputs_of(module: nn.Module | None) -> Generator[list[Tensor]]:
+    """Collects what a module, if any, returns in here."""
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        kept.append(output)
+
+    hook = None if module is None else module.register_forward_hook(keep)
+    try:
+        yield kept
+    finally:
+        if hook is not None:
+            hook.remove()

@@ -7,9 +7,21 @@ quicker than one process with a thread a core, because they wait for each other 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
+
+from mezzotint.types import UserError
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others: the first may render for hours, and torchrun ends all when one crashes."""
+
+
+class AgreedError(UserError):
+    """A refusal that every process knows of."""
 
 
 def count() -> int:
@@ -28,22 +40,66 @@ def leads() -> bool:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """This process's device: where several processes share a machine with several GPUs, each has its own."""
+    """This process's device: where several processes share a machine with several GPUs, each has its own.
+
+    Raises UserError where there are fewer GPUs than processes.
+    """
     if count() == 1 or device.type != "cuda":
         return device
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    here, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > there:
+        raise UserError(
+            f"There are {here} processes for {there} GPUs here: start as many as there are, or --device cpu."
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def join(device: torch.device) -> None:
-    """Meet the other processes, if there are any."""
-    if count() > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+def join() -> None:
+    """Meet the other processes, if there are any; where there is a GPU for each it becomes this process's own."""
+    if count() == 1 or distributed.is_initialized():
+        return
+    own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if own < gpus:
+        torch.cuda.set_device(own)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus > 0 else "gloo", timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Take leave of the other processes, if they were met."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def wait() -> None:
     """Until every process is here."""
     if count() > 1:
         distributed.barrier()
+
+
+@contextmanager
+def agreed() -> Generator[None]:
+    """What one process refuses in here, all refuse, by the same sentence; at its end they wait for one another.
+
+    Whatever one process alone may refuse has to come after the last meeting in here, or before an inner `agreed` of the
+    others. Raises UserError where any process did.
+    """
+    refusal = None
+    try:
+        yield
+    except AgreedError:
+        raise
+    except UserError as error:
+        if count() == 1:
+            raise
+        refusal = str(error)
+    if count() == 1:
+        return
+    refusals = torch.tensor(0 if refusal is None else 1)
+    distributed.all_reduce(refusals)
+    if refusals > 0:
+        said: list[str | None] = [None] * count()
+        distributed.all_gather_object(said, refusal)
+        raise AgreedError(next(sentence for sentence in said if sentence is not None))
 
 
 def share(index: Tensor) -> Tensor:

@@ -1,0 +1,205 @@
+"""What a run needs to know: the settings of every stage, and what they have to agree on. Checked when made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from enum import StrEnum
+from typing import Any, get_type_hints
+
+from mezzotint.conditioning.clip_config import CLIPTextConfig, CLIPVisionConfig
+from mezzotint.denoise.config import UNetConfig
+from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.sampling.samplers import sampler_named
+from mezzotint.store.facts import Facts
+from mezzotint.text.tokenizer import byte_alphabet
+from mezzotint.training.fit_config import FitConfig
+from mezzotint.types import UserError
+from mezzotint.vae.config import AutoencoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAERecipe:
+    """The latent space."""
+
+    network: AutoencoderConfig
+    crop: int
+    """Side of the squares that are cut from pictures, in pixels."""
+    fit: FitConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPRecipe:
+    """Words and pictures in one space."""
+
+    vocab_size: int = 1200
+    """Most tokens that the tokenizer learns; small collections of captions need fewer."""
+    width: int
+    layers: int
+    heads: int
+    """Of both towers."""
+    patch: int
+    """Side of the image tower's patches, in pixels."""
+    projection: int = 128
+    """Width of the shared space."""
+    text_rows: int = 4
+    """Captions for every picture where captions are free."""
+    fit: FitConfig
+
+    def text(self, vocab_size: int, bos: int, eos: int, pad: int) -> CLIPTextConfig:
+        """The text tower, for a tokenizer's special tokens."""
+        return CLIPTextConfig(
+            hidden_size=self.width,
+            intermediate_size=4 * self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            projection_dim=self.projection,
+            vocab_size=vocab_size,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=pad,
+        )
+
+    def vision(self, size: int) -> CLIPVisionConfig:
+        """The image tower, for pictures of this size."""
+        return CLIPVisionConfig(
+            hidden_size=self.width,
+            intermediate_size=4 * self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            projection_dim=self.projection,
+            image_size=size,
+            patch_size=self.patch,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetRecipe:
+    """The denoiser."""
+
+    network: UNetConfig
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    caption_dropout: float = 0.1
+    """Share of pictures shown with the empty caption."""
+    segment: float = 0.5
+    """Weight of naming what stands where from the U-Net's features, against the denoising error."""
+    fit: FitConfig
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a share or a weight that cannot be."""
+        if not 0 <= self.caption_dropout <= 1 or self.segment < 0:
+            raise UserError(
+                f"caption_dropout is {self.caption_dropout} and segment {self.segment}; caption_dropout must be from 0 "
+                "to 1 and segment at least 0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderRecipe:
+    """A longer look at the decoder alone, the latent space fixed."""
+
+    crop: int
+    fit: FitConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All stages of a model. Sizes in pixels; progress in images."""
+
+    name: str
+    size: int
+    """Side of the pictures."""
+    scenes: int
+    """Scenes rendered for training; each is also seen mirrored."""
+    vae: VAERecipe
+    clip: CLIPRecipe
+    unet: UNetRecipe
+    decoder: DecoderRecipe
+    defaults: dict[str, Any] = field(default_factory=lambda: {"steps": 20, "guidance": 5.0, "sampler": "dpmpp-2m"})
+    """How the model is best drawn with."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for settings that do not fit each other."""
+        _check_sizes(self)
+        _check_towers(self.clip, self.size)
+        _check_latents(self.vae.network)
+        check_fit(self.unet.network, self.vae.network.latent_channels, self.clip.width)
+        _check_defaults(self.defaults, self.unet.schedule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_dict` wrote. Raises UserError, or KeyError or TypeError, for values of no recipe."""
+        return _made(cls, values)
+
+
+def check_fit(unet: UNetConfig, channels: int, width: int) -> None:
+    """Raise UserError for a U-Net that cannot be trained on latents of `channels` and tokens of `width`."""
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
+        raise UserError(
+            f"The U-Net takes {unet.in_channels} channels and gives {unet.out_channels}, and latents have {channels}: "
+            "make in_channels and out_channels of unet.network and latent_channels of vae.network equal."
+        )
+    if unet.cross_attention_dim != width:
+        raise UserError(
+            f"The U-Net reads tokens {unet.cross_attention_dim} wide, and the text tower's are {width} wide: make "
+            "unet.network.cross_attention_dim and clip.width equal."
+        )
+    if unet.pooled_dim is not None:
+        raise UserError(
+            "The U-Net reads `pooled`, which is not trained here: leave class_embed_type and addition_embed_type unset."
+        )
+
+
+def _check_sizes(recipe: Recipe) -> None:
+    factor = recipe.vae.network.factor
+    sides = {"size": recipe.size, "vae.crop": recipe.vae.crop, "decoder.crop": recipe.decoder.crop}
+    for name, side in sides.items():
+        if side % factor != 0 or not factor <= side <= recipe.size:
+            raise UserError(f"{name} is {side}; it must be a multiple of {factor}, at most size, {recipe.size}.")
+    side, told = recipe.size // factor, recipe.unet.network.sample_size
+    if told not in (None, side, (side, side)):
+        raise UserError(
+            f"unet.network.sample_size is {told}; at size {recipe.size} it must be {side}: leave it out to follow size."
+        )
+    if recipe.scenes < 1:
+        raise UserError(f"scenes is {recipe.scenes}; it must be at least 1.")
+
+
+def _check_towers(clip: CLIPRecipe, size: int) -> None:
+    clip.text(clip.vocab_size, 0, 1, 1)
+    clip.vision(size)
+    if size % clip.patch != 0:
+        raise UserError(f"clip.patch is {clip.patch}; it must divide size, {size}.")
+    fewest = 2 * len(byte_alphabet()) + 2
+    if clip.vocab_size < fewest or clip.text_rows < 1:
+        raise UserError(
+            f"clip.vocab_size is {clip.vocab_size} and clip.text_rows {clip.text_rows}; they must be at least {fewest} "
+            "and 1."
+        )
+
+
+def _check_latents(vae: AutoencoderConfig) -> None:
+    if (vae.in_channels, vae.out_channels) != (3, 3):
+        raise UserError("The autoencoder must take and give 3 channels, red, green and blue: leave them as they are.")
+    if not (vae.use_quant_conv and vae.use_post_quant_conv):
+        raise UserError("Training an autoencoder needs use_quant_conv and use_post_quant_conv: leave them true.")
+
+
+def _check_defaults(defaults: dict[str, Any], schedule: NoiseSchedule) -> None:
+    request = Facts(defaults=defaults).request()
+    sampler_named(request.sampler)
+    schedule.walk(request.steps)
+
+
+def _made(kind: Any, value: Any) -> Any:
+    """A value of this kind from what JSON makes of it."""
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        return kind(**{name: _made(kinds[name], part) for name, part in value.items()})  # pyright: ignore[reportCallIssue]
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind(value)
+    return tuple(value) if isinstance(value, list) else value

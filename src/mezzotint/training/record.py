@@ -1,0 +1,122 @@
+"""What a run's folder records of itself in RUN/recipe.json, and what may go on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mezzotint.conditioning.clip_config import CLIPConfig
+from mezzotint.store.beside import file_beside
+from mezzotint.store.facts import read_json, write_json
+from mezzotint.store.folder import described
+from mezzotint.training.recipe import Recipe, check_fit
+from mezzotint.training.run import Run
+from mezzotint.types import UserError
+from mezzotint.vae.config import AutoencoderConfig
+
+PARTS = ("vae", "clip", "unet", "decoder")
+"""The keys that belong to one stage each."""
+BESIDE = ("recipe", "data", "start")
+"""The keys that stand beside the recipe's own."""
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """What RUN/recipe.json says; nothing where no stage got as far as a checkpoint, so that a false start binds nobody.
+
+    Raises UserError where the file is damaged.
+    """
+    kept = any(any(folder.glob(f"*/{name}")) for name in ("checkpoint.pt", "config.json"))
+    return read_json(folder / "recipe.json") if kept and (folder / "recipe.json").exists() else {}
+
+
+def recipe_of(folder: Path, origin: str, recipe: Recipe) -> Recipe:
+    """The recipe of the run in a folder, or the given one, called `origin`, where no run was begun there.
+
+    Raises UserError where the run there is one of another recipe.
+    """
+    told = recorded(folder)
+    if not told:
+        return recipe
+    if told.get("recipe", told.get("name")) != origin:
+        raise UserError(f"{folder} holds a run of another recipe: choose another --out.")
+    return described(
+        lambda values: Recipe.from_dict({name: value for name, value in values.items() if name not in BESIDE}),
+        folder / "recipe.json",
+    )
+
+
+def settled(run: Run, stage: str) -> Run:
+    """The run with the pictures, and the model to begin from, that RUN/recipe.json records where none are given.
+
+    Raises UserError where others are given, or the pictures are not there any more.
+    """
+    told = recorded(run.folder)
+    key = "unet" if stage in ("all", "assemble") else stage
+    starts: dict[str, str | None] = told.get("start", {}) if run.begun(key) or stage == "assemble" else {}
+    data, start = run.pictures_from, run.start
+    if "data" in told:
+        kept = None if told["data"] is None else Path(told["data"])
+        if data is not None and data.resolve() != kept:
+            learnt = "the still life" if kept is None else kept
+            raise UserError(f"{run.folder} learns from {learnt}: leave --data out, or choose another --out.")
+        if kept is not None and not kept.is_dir():
+            raise UserError(f"{kept}, which {run.folder} learns from, is no folder any more: put it back there.")
+        data = kept
+    if key in starts:
+        kept = None if starts[key] is None else Path(str(starts[key]))
+        if start is not None and start.resolve() != kept:
+            began = "no model" if kept is None else kept
+            raise UserError(f"{run.stage(key)} was begun from {began}: leave --start out, or choose another --out.")
+        start = kept
+    return replace(run, pictures_from=data, start=start)
+
+
+def check_parts(run: Run, stages: Collection[str]) -> None:
+    """Raise UserError where what is there already, finished stages or a model to begin from, does not fit the rest."""
+    vae, width = run.recipe.vae.network, run.recipe.clip.width
+    if run.parts is not None:
+        vae, width = run.parts.vae.config, run.parts.text_encoder.config.hidden_size
+        if "vae" in stages and not (vae.use_quant_conv and vae.use_post_quant_conv):
+            raise UserError(f"The autoencoder of {run.start} has no 1x1 convolutions: train vae without --start.")
+    if "vae" not in stages and run.has("vae"):
+        vae = described(AutoencoderConfig.from_dict, run.stage("vae") / "config.json")
+    if "clip" not in stages and run.has("clip"):
+        width = described(CLIPConfig.from_dict, run.stage("clip") / "config.json").text.hidden_size
+    if run.recipe.size % vae.factor != 0:
+        raise UserError(f"size is {run.recipe.size}; the autoencoder needs a multiple of {vae.factor}.")
+    if "unet" in stages:
+        unet = run.recipe.unet.network if run.parts is None else run.parts.unet.config
+        check_fit(unet, vae.latent_channels, width)
+
+
+def begin(run: Run, stages: Collection[str]) -> None:
+    """Make the run's folder and write what of the recipe these stages use, and what they learn from.
+
+    Raises UserError where one of the stages was begun and is not to be resumed or was begun with other settings, or
+    the run's pictures are of another size, or its folder cannot be written, or there is nothing to learn from.
+    """
+    data, start = (None if path is None else str(path.resolve()) for path in (run.pictures_from, run.start))
+    told: dict[str, Any] = {"recipe": run.origin, **json.loads(json.dumps(run.recipe.to_dict())), "data": data}
+    before = recorded(run.folder)
+    if before and before["size"] != run.recipe.size:
+        raise UserError(f"{run.folder} holds a run of size {before['size']}: choose another --out for another size.")
+    for stage in stages:
+        if not run.begun(stage):
+            continue
+        if not run.resume:
+            raise UserError(f"{run.stage(stage)} was begun before: go on with --resume, or move it away.")
+        if before and any(before.get(key) != told[key] for key in (stage, "scenes")):
+            raise UserError(f"{run.stage(stage)} was begun with other settings: give the same, or another --out.")
+    told |= {key: value for key, value in before.items() if key in PARTS and key not in stages}
+    told["start"] = {**before.get("start", {}), **dict.fromkeys(stages, start)}
+    if run.pictures_from is not None:
+        run.pictures()  # A folder without pictures is told of before anything is written.
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{run.folder} cannot be written: {error.strerror or error}.") from error
+    with file_beside(run.folder / "recipe.json") as part:
+        write_json(told, part)

@@ -1,0 +1,116 @@
+"""What a run's folder says of itself binds what comes after; what is there already has to fit what comes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mezzotint.conditioning.clip_config import CLIPTextConfig
+from mezzotint.denoise.config import UNetConfig
+from mezzotint.training.recipe import Recipe
+from mezzotint.training.recipes import changed, debug
+from mezzotint.training.record import begin, check_parts, recipe_of, recorded, settled
+from mezzotint.training.run import Run
+from mezzotint.types import UserError
+from mezzotint.vae.config import AutoencoderConfig
+
+
+def a_run(folder: Path, recipe: Recipe | None = None, stage: str = "vae", **told: Any) -> Run:
+    """A run of which one stage has a checkpoint."""
+    run = Run(debug() if recipe is None else recipe, folder, "debug")
+    begin(run, [stage])
+    path = folder / "recipe.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **told}))
+    (folder / stage).mkdir()
+    (folder / stage / "checkpoint.pt").touch()
+    return run
+
+
+def test_a_run_s_recipe_comes_before_the_named_one(tmp_path: Path):
+    mine = changed(debug(), ["scenes=7", "name=mine", "unet.fit.images=48"])
+    assert recorded(tmp_path) == {}
+    assert recipe_of(tmp_path, "debug", mine) is mine
+    a_run(tmp_path, mine)
+    assert recipe_of(tmp_path, "debug", debug()) == mine
+    with pytest.raises(UserError, match="another recipe"):
+        recipe_of(tmp_path, "still-life-64", debug())
+
+
+def test_an_older_run_says_less_of_itself(tmp_path: Path):
+    """It names no recipe but by the model's name, and no pictures: those given are taken."""
+    run = a_run(tmp_path)
+    path = tmp_path / "recipe.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in told.items() if key not in ("recipe", "data", "start")}))
+    assert recipe_of(tmp_path, "debug", replace(debug(), scenes=3)) == debug()
+    given = replace(run, pictures_from=tmp_path, start=tmp_path, resume=True)
+    assert settled(given, "vae") == given
+
+
+@pytest.mark.parametrize("change", [{"colour": "red"}, {"size": "large"}, {"vae": {"network": 3}}, {"defaults": 1}])
+def test_a_recipe_that_is_damaged(tmp_path: Path, change: dict[str, Any]):
+    a_run(tmp_path, **change)
+    with pytest.raises(UserError, match=r"recipe\.json"):
+        recipe_of(tmp_path, "debug", debug())
+
+
+def test_another_start_is_refused(tmp_path: Path):
+    run = a_run(tmp_path, start={"vae": str(tmp_path / "model")})
+    assert settled(run, "vae").start == tmp_path / "model"
+    assert settled(run, "clip").start is None  # Each stage began from its own.
+    with pytest.raises(UserError, match=r"was begun from .*model"):
+        settled(replace(run, start=tmp_path), "vae")
+
+
+def parts(**changes: Any) -> Any:
+    """A model to begin from, as far as its shapes go."""
+    values = {"latent_channels": 4, "in_channels": 4, "cross_attention_dim": 32, "hidden_size": 32, **changes}
+    network = debug().unet.network
+    vae = AutoencoderConfig.of_widths(
+        *(8,) * values.get("levels", 4),
+        norm_num_groups=4,
+        latent_channels=values["latent_channels"],
+        use_quant_conv=values.get("use_quant_conv", True),
+    )
+    unet: UNetConfig = replace(
+        network, in_channels=values["in_channels"], cross_attention_dim=values["cross_attention_dim"]
+    )
+    text = CLIPTextConfig(hidden_size=values["hidden_size"])
+    return SimpleNamespace(
+        vae=SimpleNamespace(config=vae), unet=SimpleNamespace(config=unet), text_encoder=SimpleNamespace(config=text)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages", "said"),
+    [
+        ({"in_channels": 9}, ["unet"], "takes 9 channels"),
+        ({"latent_channels": 16}, ["unet"], "latents have 16"),
+        ({"cross_attention_dim": 64}, ["unet"], "tokens 64 wide"),
+        ({"levels": 7}, ["unet"], "multiple of 64"),
+        ({"use_quant_conv": False}, ["vae"], "without --start"),
+    ],
+)
+def test_a_model_to_begin_from_has_to_fit(tmp_path: Path, changes: dict[str, Any], stages: list[str], said: str):
+    run = Run(debug(), tmp_path, "debug", start=tmp_path)
+    vars(run)["parts"] = parts()
+    check_parts(run, stages)
+    vars(run)["parts"] = parts(**changes)
+    with pytest.raises(UserError, match=said):
+        check_parts(run, stages)
+
+
+def test_finished_stages_have_to_fit(tmp_path: Path):
+    run = Run(changed(debug(), ["clip.width=64", "unet.network.cross_attention_dim=64"]), tmp_path, "debug")
+    check_parts(run, ["unet"])
+    (tmp_path / "clip").mkdir()
+    text = {"hidden_size": 32, "num_attention_heads": 2}
+    (tmp_path / "clip" / "config.json").write_text(json.dumps({"text_config": text}))
+    with pytest.raises(UserError, match="the text tower's are 32 wide"):
+        check_parts(run, ["unet"])
+    check_parts(run, ["clip", "unet"])  # Where it is trained again it will fit.

@@ -35,17 +35,17 @@ def test_diffusers_draws_the_same_picture(pipe):
     assert np.mean(apart <= 1) >= 0.999
 
 
-def test_it_draws_the_colour_that_is_asked_for(pipe):
-    """By chance a picture is of one colour of ten, so three of six all right is one in seventy.
-
-    Shapes are not asked for: docs/log.md says how far this first model is.
-    """
+def test_it_draws_what_is_asked_for(pipe):
+    """By chance a solid is of one shape of six and one colour of ten: three of six right is one in ten thousand."""
     judge, accuracy = load_judge()
     assert min(accuracy["shape"], accuracy["colour"]) >= 0.98
-    asked = ["red", "blue", "green", "yellow", "pink", "white"]
-    images = pipe([f"a {colour} sphere" for colour in asked], seed=1)
+    asked = [
+        ("sphere", "red"), ("cube", "blue"), ("cone", "green"), ("torus", "yellow"), ("cylinder", "white"),
+        ("pyramid", "orange"),
+    ]  # fmt: skip
+    images = pipe([f"a {colour} {shape}" for shape, colour in asked], seed=1)
     found = judge.find(torch.stack([pixels_of(image) for image in images]))
-    right = sum({one.colour for one in solids} == {colour} for solids, colour in zip(found, asked, strict=True))
+    right = sum({(one.shape, one.colour) for one in some} == {pair} for some, pair in zip(found, asked, strict=True))
     assert right >= 3
 
 

@@ -14,7 +14,7 @@ from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.noise import NoiseSchedule, draw_noise
 from mezzotint.pipeline import Cancelled, Pipeline
 from mezzotint.sampling import SAMPLERS
-from mezzotint.types import Request, UserError
+from mezzotint.types import PromptWarning, Request, UserError
 from mezzotint.vae import Codec
 
 STEPS = 3
@@ -160,6 +160,8 @@ def test_the_text_of_a_prompt_is_encoded_once(pipe):
     asked = []
 
     class Counting:
+        tokenizer = pipe.conditioner.tokenizer
+
         def __call__(self, prompts):
             asked.append(list(prompts))
             return pipe.conditioner(prompts)
@@ -217,3 +219,28 @@ def test_bfloat16_draws_about_the_same_picture(pipe):
     finally:
         pipe.to(dtype=torch.float32)
     assert 0 < np.abs(single - half).mean() < 20
+
+
+LONG = " ".join(["a"] * 75 + ["b"] * 15)
+"""Ninety tokens, of which the text encoder reads 75."""
+
+
+def test_words_that_do_not_fit_are_told_of(pipe):
+    request = pipe.request(LONG, negative="b " * 76, steps=1)
+    first, second = pipe.warnings(request)
+    words = " ".join(["b"] * 15)
+    assert first == f'The prompt has 15 tokens more than the 75 that the text encoder reads; left out: "{words}".'
+    assert second == 'The negative has 1 token more than the 75 that the text encoder reads; left out: "b".'
+    assert pipe.warnings(pipe.request("a " * 75)) == []
+    (far,) = pipe.warnings(pipe.request("a red cube " * 300))
+    assert far.endswith(' ...".')
+    assert len(far) < 200
+
+
+def test_the_library_warns_whoever_calls_it(pipe):
+    with pytest.warns(PromptWarning, match="15 tokens more") as warned:
+        pipe([LONG, LONG], seed=1, steps=1)
+    assert [warning.filename for warning in warned] == [__file__]
+    with pytest.warns(PromptWarning, match="15 tokens more") as warned:
+        list(pipe.draw([pipe.request(LONG, steps=1)]))
+    assert [warning.filename for warning in warned] == [__file__]

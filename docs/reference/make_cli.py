@@ -28,9 +28,10 @@ INTRODUCTION = """\
 | 1 | `reproduce` only: the picture came out different |
 | 2 | something that you can mend; one sentence on stderr says what is wrong and what to do |
 | 130 | stopped with Ctrl-C |
+| 141 | whoever read the output has gone, as in `mezzotint world \\| head -1` |
 
-What a program may read is on stdout, and with `--json` it is JSON alone; progress and errors are on stderr. Nothing
-half-written is left behind: pictures and model folders are written beside and renamed.
+What a program may read is on stdout, and with `--json` it is JSON alone; progress, warnings and errors are on stderr.
+Nothing half-written is left behind: pictures and model folders are written beside and renamed.
 """
 
 

@@ -51,10 +51,10 @@ def load(
     from mezzotint.pipeline import Pipeline
     from mezzotint.store.device import choose_device, choose_dtype
     from mezzotint.store.folder import load_folder
-    from mezzotint.store.models import resolve
+    from mezzotint.store.models import full_name, resolve
 
     parts = load_folder(resolve(model), choose_device(device), choose_dtype(dtype), checksums)
-    return Pipeline.of(parts, name=str(model))
+    return Pipeline.of(parts, name=full_name(model))
 
 
 def __getattr__(name: str) -> Any:

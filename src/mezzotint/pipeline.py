@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import secrets
+import textwrap
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from mezzotint.noise.generator import generator
 from mezzotint.sampling.guidance import ClassifierFree
 from mezzotint.sampling.loop import Loop
 from mezzotint.sampling.samplers import Sampler, sampler_named
-from mezzotint.types import Conditioning, Request, UserError
+from mezzotint.types import Conditioning, PromptWarning, Request, UserError
 from mezzotint.vae.codec import Codec, to_uint8
 
 if TYPE_CHECKING:
@@ -160,6 +162,26 @@ class Pipeline:
         values: dict[str, Any] = {**self.defaults, **given, "prompt": prompt}
         return self._named(Request(**values))
 
+    def check(self, request: Request) -> None:
+        """Raise UserError for a request that this model cannot draw, as `draw` would."""
+        self._job(0, request, None)
+
+    def warnings(self, request: Request) -> list[str]:
+        """A sentence for each text of the request that is too long for the text encoder, with what is left out of it.
+
+        `draw` gives them as Python warnings, of the category `types.PromptWarning`.
+        """
+        tokenizer = self.conditioner.tokenizer
+        told: list[str] = []
+        for name, text in (("prompt", request.prompt), ("negative", request.negative)):
+            left_out = tokenizer.left_out(text)
+            if left_out:
+                more = f"{len(left_out)} token{'s' if len(left_out) > 1 else ''} more"
+                words = textwrap.shorten(tokenizer.decode(left_out), 80, placeholder=" ...")
+                room = tokenizer.length - 2
+                told.append(f'The {name} has {more} than the {room} that the text encoder reads; left out: "{words}".')
+        return told
+
     @overload
     def __call__(
         self,
@@ -194,11 +216,11 @@ class Pipeline:
         `seed` is one a picture, or the first's, and the others count up; without it a request keeps its own and a
         prompt takes one by chance. Either way `image.info["request"]` tells it. `noise` [B C h w], of unit variance,
         is what to start from in place of the seeds' own. Raises UserError for what cannot be drawn, and Cancelled
-        where `progress` returned False.
+        where `progress` returned False. Warns as `draw` does.
         """
         several = not isinstance(what, str | Request)
         requests = self._requests(list(what) if several else [what], seed, changes)
-        pictures = sorted(self.draw(requests, noise=noise, progress=progress), key=lambda picture: picture.index)
+        pictures = sorted(self._draw(requests, noise, progress), key=lambda picture: picture.index)
         if len(pictures) < len(requests):
             raise Cancelled
         images = [picture.image for picture in pictures]
@@ -210,14 +232,20 @@ class Pipeline:
         """Draw requests side by side, yielding each picture when it is finished; cancelled ones never come.
 
         All requests are checked before the first is drawn; leaving the iterator stops the work. Raises UserError for
-        an unknown sampler, more steps than the schedule has, or a size or noise that does not fit the model.
+        an unknown sampler, more steps than the schedule has, or a size or noise that does not fit the model. Warns
+        (PromptWarning) of words that the text encoder has no room for.
         """
-        requests = list(requests)
+        return self._draw(list(requests), noise, progress)
+
+    def _draw(self, requests: list[Request], noise: Tensor | None, progress: Report | None) -> Iterator[Picture]:
+        """As `draw`; for public methods alone, because warnings are told of their callers."""
         if noise is not None and (noise.ndim != 4 or len(noise) != len(requests)):
             have, want = list(noise.shape), len(requests)
             raise UserError(f"The noise has shape {have}; it must be [B C h w] with B = {want}, one a picture.")
         rows = [None] * len(requests) if noise is None else noise.split(1)
         jobs = [self._job(index, *pair) for index, pair in enumerate(zip(requests, rows, strict=True))]
+        for message in dict.fromkeys(message for request in requests for message in self.warnings(request)):
+            warnings.warn(message, PromptWarning, stacklevel=3)
         return self._run(deque(jobs), progress)
 
     @torch.inference_mode()

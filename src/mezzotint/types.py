@@ -21,6 +21,10 @@ class UserError(ValueError):
     """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
 
 
+class PromptWarning(UserWarning):
+    """A picture is drawn, but not from all of its words; the message is one sentence that names those left out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Everything that one picture depends on, beside the weights of the model that it names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mezzotint.cli import main
 
@@ -166,3 +169,26 @@ def test_stopping_is_no_error(here: Path, capsys: pytest.CaptureFixture[str], mo
     assert main(generate([PROMPT])) == 130
     assert capsys.readouterr().err == "mezzotint: stopped.\n"
     assert [path.name for path in here.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"device": 7}, "device"),
+        ({"dtype": [3]}, "dtype"),
+        ({"dtype": "float7"}, "float7"),
+        ({"threads": "two"}, "threads"),
+        ({"weights": None}, "damaged"),
+        ({"request": {"prompt": "a cube", "model": 7}}, "model"),
+        ({"request": {"prompt": "a cube", "model": "~nobody-of-this-name"}}, "give --model"),
+        ({"request": {"prompt": "a cube", "model": "tiny", "sampler": "eular"}}, "eular"),
+        ({"request": {"prompt": "a cube", "model": "tiny", "seed": 1e400}}, "seed"),
+        ({"request": 3}, "damaged"),
+    ],
+)
+def test_a_record_of_the_wrong_types(tmp_path: Path, here: Path, capsys: pytest.CaptureFixture[str], record, said: str):
+    info = PngInfo()
+    info.add_itxt("mezzotint", json.dumps({"request": {"prompt": "a cube", "model": "tiny"}, "weights": ""} | record))
+    (here / "model").mkdir()
+    Image.new("RGB", (16, 16)).save(here / "model" / "a.png", pnginfo=info)
+    assert_one_sentence(main(["reproduce", "model/a.png"]), *capsys.readouterr(), said, here)

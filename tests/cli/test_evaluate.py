@@ -98,6 +98,16 @@ def test_a_judge_is_trained_and_measured(here: Path, capsys: pytest.CaptureFixtu
         (["obedience", "--model", "tiny", "--steps", "0"], "steps"),
         (["obedience", "--model", "tiny", "--guidance", "-1"], "guidance"),
         (["obedience", "--model", "tiny", "--sampler", "eular"], "eular"),
+        (["obedience", "--model", "tiny", "--sampler", "eular", "--out", "new/album"], "eular"),
+        (["obedience", "--model", "tiny", "--steps", "1001", "--out", "new/album"], "steps"),
+        (["obedience", "--images", "9"], "--images is for judge"),
+        (["vae", "--model", "tiny", "--sampler", "euler"], "--sampler is for obedience"),
+        (["vae", "--out", "album"], "--out is for obedience and judge"),
+        (["judge", "--sampler", "euler"], "--sampler is for obedience"),
+        (["judge", "-n", "200"], "--n is for obedience and vae"),
+        (["judge", "--seed", "0"], "--seed is for obedience and vae"),
+        (["judge", "--device", "cpu"], "--device is for obedience and vae"),
+        (["judge", "--categories", "counting"], "--categories is for obedience"),
         (["obedience", "--model", "tiny", "--device", "toaster"], "toaster"),
         (["obedience", "--model", "tiny", "--out", "file"], "file"),
         (["judge", "--images", "0"], "number of scenes is 0"),
@@ -124,3 +134,31 @@ def test_no_judge_is_told_of(here: Path, capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setattr(module.load_judge, "__defaults__", (here / "none",))
     assert main(QUICK) == 2
     assert "train one with 'mezzotint evaluate judge'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_progress_is_shown_on_stderr_in_any_case(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch, flags):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert main([*QUICK, "--categories", "counting", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert "counting 3 of 3" in err
+    assert "counting 3 of 3" not in out
+    assert main(["evaluate", "vae", "--model", "tiny", "--device", "cpu", "-n", "2", *flags]) == 0
+    assert "scene 2 of 2" in capsys.readouterr().err
+
+
+def test_where_nobody_watches_a_line_comes_now_and_then(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setattr("mezzotint.cli.evaluate.EVERY", 0.0)
+    assert main([*QUICK, "--categories", "counting", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "counting 1 of 3\ncounting 2 of 3\ncounting 3 of 3\n"
+    assert set(json.loads(out)["categories"]) == {"counting"}
+
+
+def test_stopping_leaves_no_empty_folder(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mezzotint.evaluate.obedience.obedience", stop)
+    assert main([*QUICK, "--out", "new/album"]) == 130
+    assert {path.name for path in here.iterdir()} == {"tiny"}

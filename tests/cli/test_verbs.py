@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -95,9 +97,10 @@ def test_a_picture_that_was_altered_is_told(here: Path, capsys: pytest.CaptureFi
     assert main(["reproduce", "out.png", "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["same"] is False
-    assert (said["max_difference"], said["different_pixels"], said["same_weights"]) == (1, 1, True)
+    assert (said["max_difference"], said["different_pixels"], said["different_values"]) == (1, 1, 1)
+    assert (said["same_weights"], said["changed"]) == (True, {})
     assert main(["reproduce", "out.png"]) == 1
-    assert "different in 1 of 256 pixels, by up to 1 of 255" in capsys.readouterr().out
+    assert "different in 1 of 768 values, by up to 1 of 255" in capsys.readouterr().out
 
 
 def test_the_same_through_python(here: Path, capsys: pytest.CaptureFixture[str]):
@@ -164,3 +167,88 @@ def test_a_line_of_progress_where_a_person_watches(here: Path, capsys: pytest.Ca
     err = capsys.readouterr().err
     assert "picture 2 of 2, step 3 of 3" in err
     assert err.endswith("\r\033[K")
+
+
+def test_words_that_are_left_out_are_told(here: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["generate", "a " * 75 + "b b b", "--model", "tiny", "--steps", "1", "-n", "2"]
+    warning = 'The prompt has 3 tokens more than the 75 that the text encoder reads; left out: "b b b".'
+    assert main(arguments) == 0
+    assert capsys.readouterr().err == f"mezzotint: warning: {warning}\n"
+    assert told(capsys, *arguments)["warnings"] == [warning]
+    assert told(capsys, "generate", "a red cube", "--model", "tiny", "--steps", "1")["warnings"] == []
+
+
+def test_a_picture_knows_its_model_from_anywhere(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    said = told(capsys, "generate", "a cube", "--model", "tiny", "--seed", "5")
+    assert said["request"]["model"] == str(here / "tiny")
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert main(["reproduce", "../out.png"]) == 0
+    (here / "tiny").rename(here / "moved")
+    assert main(["reproduce", "../out.png"]) == 2
+    assert f"'{here / 'tiny'}', which is not here: give --model." in capsys.readouterr().err
+    assert main(["reproduce", "../out.png", "--model", "../moved"]) == 0
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    """The same picture with another record."""
+    from PIL.PngImagePlugin import PngInfo
+
+    with Image.open(path) as opened:
+        opened.load()
+        info = PngInfo()
+        info.add_itxt("mezzotint", json.dumps(json.loads(opened.info["mezzotint"]) | changes))
+        opened.save(path, pnginfo=info)
+
+
+def test_a_picture_is_drawn_again_as_it_was_drawn(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    """On the CPU and in its precision, though the machine has an accelerator by now."""
+    import torch
+
+    told(capsys, "generate", "a cube", "--model", "tiny", "--seed", "5", "--device", "cpu", "--dtype", "bfloat16")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("meta"))
+    said = told(capsys, "reproduce", "out.png")
+    assert said["same"] is True
+    assert said["changed"] == {}
+    assert main(["reproduce", "out.png", "--dtype", "float32"]) == 1
+    out = capsys.readouterr().out
+    assert "of 768 values, by up to" in out
+    assert out.endswith("of 255; dtype was bfloat16 and is float32\n")
+
+
+def test_a_device_that_is_not_here_is_told_of(here: Path, capsys: pytest.CaptureFixture[str]):
+    told(capsys, "generate", "a cube", "--model", "tiny", "--seed", "5", "--device", "cpu")
+    rewrite(here / "out.png", device="cuda:99", hardware="another", as_stored=True, torch="0.1")
+    said = told(capsys, "reproduce", "out.png")
+    assert {"device", "hardware", "as_stored", "torch"} <= set(said["changed"])
+    assert said["changed"]["device"]["then"] == "cuda:99"
+
+
+def test_another_tokenizer_or_schedule_is_another_model(here: Path, tiny_folder: Path, capsys):
+    shutil.copytree(tiny_folder, here / "mine")
+    told(capsys, "generate", "a cube", "--model", "mine", "--seed", "5")
+    scheduler = here / "mine" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"beta_end": 0.02}))
+    assert main(["reproduce", "out.png"]) == 1
+    assert "the model's files are not those it was drawn with" in capsys.readouterr().out
+
+
+def test_a_picture_without_any_reason_to_differ(here: Path, capsys: pytest.CaptureFixture[str]):
+    told(capsys, "generate", "a cube", "--model", "tiny", "--seed", "5")
+    rewrite(
+        here / "out.png", request=json.loads(Image.open(here / "out.png").info["mezzotint"])["request"] | {"seed": 6}
+    )
+    assert main(["reproduce", "out.png"]) == 1
+    assert "versions, device and dtype are those it was drawn with" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["samplers"], ["models", "--json"], ["paint"]])
+def test_a_reader_that_has_gone_is_no_error(arguments: list[str]):
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run([PROGRAM, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    if arguments == ["paint"]:
+        assert (run.returncode, run.stderr.count("\n")) == (2, 1)  # It had nothing to say on stdout.
+    else:
+        assert (run.returncode, run.stderr) == (141, "")

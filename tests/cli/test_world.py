@@ -65,6 +65,7 @@ def test_one_large_scene_after_another_is_the_same_as_alone(here: Path):
         (["--n", "10001"], "10000"),
         (["--size", "7"], "size is 7"),
         (["--size", "4096"], "2048"),
+        (["-n", "5000", "--size", "512"], "16383x16383: ask for fewer"),
         (["-o", "sheet.xyz"], ".png"),
         (["-o", "none/sheet.png"], "no folder"),
         (["-o", "/dev/null/sheet.png"], "/dev/null"),
@@ -82,3 +83,22 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert said in err
     assert err.count("\n") == 1
     assert list(here.iterdir()) == []
+
+
+def test_scenes_are_rendered_and_pasted_a_few_at_a_time(here: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    """However many there are, so that memory does not grow with them; and it does not show."""
+    from mezzotint.world import render as module
+
+    rendered: list[int] = []
+
+    def counted(scenes: object, *args: object) -> object:
+        rendered.append(len(scenes))  # pyright: ignore
+        return real(scenes, *args)  # pyright: ignore
+
+    real = module.render
+    monkeypatch.setattr(module, "render", counted)
+    assert main(["world", "-n", "11", "--size", "16", "-o", "whole.png"]) == 0
+    monkeypatch.setattr("mezzotint.cli.world.PIXELS_IN_WORK", 3 * 16 * 16)
+    assert main(["world", "-n", "11", "--size", "16", "-o", "chunks.png"]) == 0
+    assert rendered == [11, 3, 3, 3, 2]
+    assert (here / "whole.png").read_bytes() == (here / "chunks.png").read_bytes()

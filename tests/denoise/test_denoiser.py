@@ -50,7 +50,7 @@ def test_a_right_network_gives_the_clean_latent(prediction: Prediction) -> None:
     torch.manual_seed(0)
     x0, n = torch.randn(3, 4, 4, 4), torch.randn(3, 4, 4, 4)
     x = x0 + SIGMAS[:, None, None, None] * n
-    schedule = NoiseSchedule(prediction_type=prediction)
+    schedule = NoiseSchedule(prediction_type=prediction, rescale_betas_zero_snr=prediction is not Prediction.EPSILON)
     oracle = Oracle(target(prediction, x0, n, SIGMAS))
     estimate = Denoiser(oracle, schedule)(x, SIGMAS, TEXT)
     # At sigma = 4095 the latent holds x0 only in its last bits, so eps- and flow-prediction lose what fp32 loses.

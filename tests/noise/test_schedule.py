@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -149,9 +150,33 @@ def test_a_file_of_stable_diffusion_is_read_with_its_classes_defaults():
         ({"beta_end": 1.5}, "between 0 and 1"),
         ({"trained_betas": [0.1]}, "1 trained_betas"),
         ({"num_train_timesteps": 1}, "at least 2"),
+        ({"prediction_type": "epsilon"}, "rescale_betas_zero_snr"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEuler"),
     ],
 )
 def test_a_file_that_makes_no_schedule_is_the_users_error(changes, message):
     with pytest.raises(UserError, match=message):
         NoiseSchedule.from_dict(NoiseSchedule().to_dict() | changes)
+
+
+def test_epsilon_says_nothing_of_a_picture_that_is_pure_noise():
+    with pytest.raises(UserError, match="turn rescale_betas_zero_snr off first"):
+        NoiseSchedule(prediction_type=Prediction.EPSILON)
+    with pytest.raises(UserError, match="epsilon"):
+        replace(NoiseSchedule(), prediction_type=Prediction.EPSILON)
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"_class_name": "EulerDiscreteScheduler"},
+        {"_class_name": "UniPCMultistepScheduler", "timestep_spacing": "linspace"},
+        {"_class_name": "DDIMScheduler", "timestep_spacing": "leading"},
+    ],
+)
+def test_a_file_that_diffusers_draws_by_is_read_as_the_table_that_it_caps(theirs):
+    values = NoiseSchedule().to_dict() | {"prediction_type": "epsilon"} | theirs
+    schedule = NoiseSchedule.from_dict(values)
+    assert schedule.prediction_type is Prediction.EPSILON
+    torch.testing.assert_close(schedule.sigmas, NoiseSchedule().sigmas, rtol=1e-12, atol=0)
+    assert NoiseSchedule.from_dict(schedule.to_dict()) == schedule

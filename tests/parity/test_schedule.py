@@ -72,3 +72,13 @@ def test_the_file_makes_the_same_scheduler():
     assert NoiseSchedule.from_dict(dict(euler.config)) == ours
     for name in ("prediction_type", "timestep_spacing", "rescale_betas_zero_snr", "clip_sample", "set_alpha_to_one"):
         assert ddim.config[name] == ours.to_dict()[name]
+
+
+def test_epsilon_with_zero_terminal_snr_begins_where_diffusers_begins():
+    theirs = NoiseSchedule().to_dict() | {"prediction_type": "epsilon", "_class_name": "EulerDiscreteScheduler"}
+    ours = NoiseSchedule.from_dict(theirs)
+    for values in (theirs, ours.to_dict()):
+        euler = diffusers.EulerDiscreteScheduler.from_config(values)
+        euler.set_timesteps(20)
+        # Their products of a thousand factors are in fp32.
+        torch.testing.assert_close(euler.sigmas.double(), torch.tensor(ours.walk(20)).double(), rtol=1e-5, atol=0)

@@ -231,3 +231,27 @@ def test_shards_and_a_sixteen_bit_variant_are_found(tiny_parts: Parts, folder: P
     (folder / "unet" / "two.safetensors").unlink()
     with pytest.raises(UserError, match=r"two\.safetensors"):
         load_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer/merges.txt",
+        "tokenizer/vocab.json",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+    ],
+)
+def test_the_sum_of_a_model_depends_on_tokenizer_and_configs(tiny_folder: Path, folder: Path, name: str):
+    with (folder / name).open("a") as file:
+        file.write("\n")
+    assert Checksums(tiny_folder).whole != Checksums(folder).whole
+
+
+def test_the_sum_of_a_model_does_not_depend_on_its_card(tiny_folder: Path, folder: Path):
+    (folder / "README.md").write_text("another")
+    assert Checksums(tiny_folder).whole == Checksums(folder).whole

@@ -8,7 +8,7 @@ import pytest
 
 from mezzotint.store.beside import check_writable, file_beside, folder_beside
 from mezzotint.store.facts import Facts, read_facts
-from mezzotint.store.models import resolve, shipped_models
+from mezzotint.store.models import full_name, resolve, shipped_models
 from mezzotint.types import UserError
 
 
@@ -91,3 +91,17 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path, name: st
 def test_what_can_be_written_leaves_no_trace(tmp_path: Path):
     check_writable(tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_named_in_full_unless_it_is_shipped(tiny_folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tiny_folder.parent)
+    assert full_name("tiny", tiny_folder.parent) == "tiny"
+    assert full_name("tiny", tmp_path) == full_name(Path("tiny"), tmp_path) == str(tiny_folder)
+    monkeypatch.setenv("HOME", str(tiny_folder.parent))
+    assert full_name("~/tiny", tmp_path) == str(tiny_folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/model", "a\0b"])
+def test_names_that_no_folder_can_have(name: str):
+    with pytest.raises(UserError, match="There is no model"):
+        resolve(name)

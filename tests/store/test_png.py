@@ -99,6 +99,17 @@ def with_chunk(text: str):
         (with_chunk('{"request": {"prompt": 3}, "weights": ""}'), "request that"),
         (with_chunk('{"request": {"colour": "red"}, "weights": ""}'), "colour"),
         (with_chunk('{"request": {"steps": -1}, "weights": ""}'), "steps"),
+        (with_chunk('{"request": {"steps": "3"}, "weights": ""}'), "steps"),
+        (with_chunk('{"request": null, "weights": ""}'), "request that is damaged"),
+        (with_chunk('{"request": ["prompt"], "weights": ""}'), "request that is damaged"),
+        (with_chunk('{"request": {}, "weights": 7}'), "request that is damaged"),
+        (with_chunk('{"request": {}, "weights": "", "device": 7}'), "device"),
+        (with_chunk('{"request": {}, "weights": "", "dtype": ["float32"]}'), "dtype"),
+        (with_chunk('{"request": {}, "weights": "", "threads": "two"}'), "threads"),
+        (with_chunk('{"request": {}, "weights": "", "threads": true}'), "threads"),
+        (with_chunk('{"request": {}, "weights": "", "mezzotint": {}}'), "mezzotint"),
+        (with_chunk('{"request": {}, "weights": "", "as_stored": "no"}'), "as_stored"),
+        (with_chunk("[" * 100_000), "request that is damaged"),
     ],
 )
 def test_a_picture_that_cannot_be_drawn_again(tmp_path: Path, image: Image.Image, write, said: str):
@@ -114,3 +125,8 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path, image: Image.Image)
     with pytest.raises(UserError, match="kind of picture"):
         write_picture(image, tmp_path / "a.gif", PROVENANCE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_later_version_notes_is_no_error(tmp_path: Path, image: Image.Image):
+    with_chunk('{"request": {}, "weights": "", "moon": 7}')(tmp_path / "a.png", image)
+    assert read_provenance(tmp_path / "a.png")[1].made_with == {"moon": 7}

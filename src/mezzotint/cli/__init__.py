@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -25,17 +27,34 @@ ABOUT = "Mezzotint draws pictures from words with latent diffusion models, and m
 BAD_INPUT = 2
 """The exit code of an error that the user can mend."""
 INTERRUPTED = 130
+CLOSED = 141
+"""The exit code where whoever read the output has gone, as of a program that SIGPIPE ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb that the arguments begin with; returns the exit code.
 
-    An error that the user can mend is one sentence on stderr and exit code 2.
+    An error that the user can mend is one sentence on stderr and exit code 2. Where whoever reads stdout or stderr
+    has gone (`| head`), that is the end, and nothing is said of it.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # A terminal that cannot show a sign is no reason to fail.
     try:
-        return dispatch(list(sys.argv[1:] if argv is None else argv))
+        try:
+            return outcome(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends, and would complain.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
+
+
+def outcome(argv: list[str]) -> int:
+    """The exit code of what the arguments ask for, with whatever went wrong told on stderr."""
+    try:
+        return dispatch(argv)
     except UserError as error:
         print(f"mezzotint: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mezzotint.types import Request, UserError
+from mezzotint.cli.progress import ProgressLine
+from mezzotint.types import PromptWarning, Request, UserError
 
 if TYPE_CHECKING:
     from mezzotint.pipeline import Picture, Pipeline, Progress
@@ -19,22 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model ready to draw, and the sums of its weights."""
+    """A model ready to draw, the sums of its files, and whether it is in the precision that they store."""
 
     pipe: Pipeline
     checksums: Checksums
+    as_stored: bool
 
     def made_with(self) -> dict[str, Any]:
-        """What a picture's bits depend on beside its request and the weights."""
+        """What a picture's bits depend on beside its request and the model's files: `store.png.MADE_WITH`."""
         import torch
 
         from mezzotint import __version__
+        from mezzotint.store.device import hardware
 
         return {
             "mezzotint": __version__,
             "torch": torch.__version__,
             "device": str(self.pipe.device),
+            "hardware": hardware(self.pipe.device),
             "dtype": str(self.pipe.denoiser.unet.dtype).removeprefix("torch."),
+            "as_stored": self.as_stored,
             "threads": torch.get_num_threads(),
         }
 
@@ -63,50 +69,35 @@ def open_model(model: str, folder: Path, device: str | None, dtype: str | None, 
         import torch
 
         torch.set_num_threads(threads)
-    return Opened(pipe, checksums)
+    return Opened(pipe, checksums, as_stored=dtype is None and pipe.device.type != "cpu")
 
 
 def draw(pipe: Pipeline, requests: Sequence[Request]) -> Iterator[Picture]:
     """The pictures, each as soon as it is drawn.
 
-    Each is drawn alone: company would change it by rounding, and it is to come out again to the last bit. Raises
-    UserError for a request that this model cannot draw, and where memory does not suffice.
+    Each is drawn alone: company would change it by rounding, and it is to come out again to the last bit. What `warn`
+    says is not said again. Raises UserError for a request that this model cannot draw, and where memory does not
+    suffice.
     """
-    line = ProgressLine(len(requests))
     for number, request in enumerate(requests):
-        with enough_memory(request), line:
-            (picture,) = pipe.draw([request], progress=line.of(number))
+        with enough_memory(request), ProgressLine() as line, warnings.catch_warnings():
+            warnings.simplefilter("ignore", PromptWarning)
+            (picture,) = pipe.draw([request], progress=moves(line, number, len(requests)))
         yield picture
 
 
-class ProgressLine:
-    """A line on stderr that tells how far the drawing is, only where a person watches."""
+def moves(line: ProgressLine, number: int, pictures: int) -> Callable[[Progress], None]:
+    """What shows on the line the moves of picture `number`, from 0, of so many."""
+    which = f"picture {number + 1} of {pictures}, " if pictures > 1 else ""
+    return lambda move: line.tell(move.step, move.steps, f"{which}step {move.step} of {move.steps}")
 
-    WIDTH = 24
 
-    def __init__(self, pictures: int) -> None:
-        self.pictures = pictures
-        self.watched = sys.stderr.isatty()
-
-    def of(self, picture: int) -> Callable[[Progress], None]:
-        """What shows the moves of the picture with this number, from 0."""
-        which = f"picture {picture + 1} of {self.pictures}, " if self.pictures > 1 else ""
-
-        def tell(progress: Progress) -> None:
-            if self.watched:
-                done = self.WIDTH * progress.step // progress.steps
-                bar = "━" * done + "─" * (self.WIDTH - done)
-                print(f"\r{bar} {which}step {progress.step} of {progress.steps} ", end="", file=sys.stderr, flush=True)
-
-        return tell
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Wipe the line."""
-        if self.watched:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+def warn(pipe: Pipeline, requests: Sequence[Request]) -> list[str]:
+    """Say on stderr, once each, what the user should know of requests that can be drawn; returns the sentences."""
+    told = list(dict.fromkeys(message for request in requests for message in pipe.warnings(request)))
+    for message in told:
+        print(f"mezzotint: warning: {message}", file=sys.stderr)
+    return told
 
 
 @contextmanager

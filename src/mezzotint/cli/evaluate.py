@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mezzotint.cli.flags import parse
+from mezzotint.cli.progress import ProgressLine
 from mezzotint.types import Request, UserError
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ ABOUT = (
     "vae: send scenes kept out of training through the autoencoder and back. "
     "judge: train the judge anew on real scenes and measure it."
 )
+FLAGS = {
+    "obedience": ("model", "n", "seed", "categories", "steps", "guidance", "sampler", "out", "device"),
+    "vae": ("model", "n", "seed", "device"),
+    "judge": ("out", "images"),
+}
+"""What each use reads, beside --json."""
+DEFAULT_N, DEFAULT_IMAGES = 200, 50_000
+EVERY = 30.0
+"""Seconds between lines of progress where nobody watches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,36 +39,50 @@ class Options:
 
     what: Literal["obedience", "vae", "judge"]
     """obedience, vae or judge."""
-    model: str = Request.model
-    """A shipped model's name, or a folder."""
-    n: int = 200
-    """Pictures a category, or scenes."""
-    seed: int = 0
-    """Other seeds, other prompts and noise."""
+    model: str | None = None
+    """A shipped model's name, or a folder; by default still-life. (obedience, vae)"""
+    n: int | None = None
+    """Pictures a category, or scenes; by default 200. (obedience, vae)"""
+    seed: int | None = None
+    """Other seeds, other prompts and noise, or scenes; by default 0. (obedience, vae)"""
     categories: tuple[str, ...] = ()
-    """Only these categories; by default all."""
+    """Only these categories; by default all. (obedience)"""
     steps: int | None = None
-    """Steps; by default the model's own."""
+    """Steps; by default the model's own. (obedience)"""
     guidance: float | None = None
-    """Guidance; by default the model's own."""
+    """Guidance; by default the model's own. (obedience)"""
     sampler: str | None = None
-    """Sampler; by default the model's own."""
+    """Sampler; by default the model's own. (obedience)"""
     out: Path | None = None
-    """A folder for a sheet of every category, CATEGORY.png, and its verdicts, CATEGORY.jsonl; for `judge`, where it is
-    written, by default runs/judge."""
-    images: int = 50_000
-    """Scenes that a new judge is trained on."""
+    """A folder for a sheet of every category, CATEGORY.png, and its verdicts, CATEGORY.jsonl (obedience); for judge,
+    where it is written, by default runs/judge."""
+    images: int | None = None
+    """Scenes that a new judge is trained on; by default 50000. (judge)"""
     device: str | None = None
-    """Where to compute: cpu, cuda, ...; by default the accelerator if there is one."""
+    """Where to compute: cpu, cuda, ...; by default the accelerator if there is one. (obedience, vae)"""
     json: bool = False
     """Print one JSON object."""
 
     def __post_init__(self) -> None:
-        """Raise UserError for numbers that cannot be."""
-        if not 1 <= self.n <= 100_000:
+        """Raise UserError for numbers that cannot be, and for a flag that has no meaning here."""
+        if self.n is not None and not 1 <= self.n <= 100_000:
             raise UserError(f"The number of pictures is {self.n}; it must be from 1 to 100000.")
-        if not self.images >= 1:
+        if self.images is not None and not self.images >= 1:
             raise UserError(f"The number of scenes is {self.images}; it must be at least 1.")
+        for entry in fields(self):
+            users = [use for use, names in FLAGS.items() if entry.name in names]
+            if users and self.what not in users and getattr(self, entry.name) not in (None, ()):
+                told = " and ".join(users)
+                raise UserError(f"--{entry.name} is for {told}, and {self.what} does not read it: leave it out.")
+
+    @property
+    def used(self) -> tuple[str, int, int]:
+        """Model, number and seed, given or by default."""
+        return (
+            Request.model if self.model is None else self.model,
+            DEFAULT_N if self.n is None else self.n,
+            0 if self.seed is None else self.seed,
+        )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -69,37 +93,50 @@ def run(argv: Sequence[str]) -> int:
 
 def _obedience(options: Options) -> int:
     from mezzotint.evaluate.prompts import CATEGORIES
+    from mezzotint.sampling.samplers import sampler_named
+    from mezzotint.store.facts import read_facts
+    from mezzotint.store.models import resolve
 
     unknown = [name for name in options.categories if name not in CATEGORIES]
     if unknown:
         raise UserError(f"There is no category {unknown[0]!r}: use some of {', '.join(CATEGORIES)}.")
-    import mezzotint
-    from mezzotint.evaluate.judge import load_judge
-    from mezzotint.evaluate.obedience import obedience
-
-    judge, accuracy = load_judge()
-    pipe = mezzotint.load(options.model, options.device)
+    model, n, seed = options.used
     given = {"steps": options.steps, "guidance": options.guidance, "sampler": options.sampler}
     changes = {name: value for name, value in given.items() if value is not None}
-    categories = options.categories or tuple(CATEGORIES)
-    album = _Album(options.out)
-    result: dict[str, Any] = {"model": options.model, "seed": options.seed, "request": changes}
-    for category in categories:
-        part = obedience(
-            pipe, judge, n=options.n, seed=options.seed, categories=[category], changes=changes, watch=album.add
-        )
-        result.setdefault("categories", {}).update(part["categories"])
-        if not options.json:
-            print(_row(category, part["categories"][category]), flush=True)
-        album.close(category)
-    from mezzotint.evaluate.obedience import overall
+    sampler_named(read_facts(resolve(model)).request(**changes).sampler)
 
-    result |= {"overall": overall(result["categories"]), "judge": accuracy}
+    import mezzotint
+    from mezzotint.evaluate.judge import load_judge
+    from mezzotint.evaluate.obedience import obedience, overall
+
+    judge, accuracy = load_judge()
+    pipe = mezzotint.load(model, options.device)
+    pipe.check(pipe.request("", **changes))
+    scores: dict[str, dict[str, Any]] = {}
+    album = _Album(options.out)
+    with _made(options.out), ProgressLine(EVERY) as line:
+        for category in options.categories or tuple(CATEGORIES):
+            done = 0
+
+            def watch(verdict: Verdict, category: str = category) -> None:
+                nonlocal done
+                done += 1
+                line.tell(done, n, f"{category} {done} of {n}")
+                album.add(verdict)
+
+            part = obedience(pipe, judge, n=n, seed=seed, categories=[category], changes=changes, watch=watch)
+            scores |= part["categories"]
+            line.wipe()
+            if not options.json:
+                print(_row(category, scores[category]), flush=True)
+            album.close(category)
+    mean = overall(scores)
     if options.json:
-        print(json.dumps(result))
+        told = {"model": model, "seed": seed, "request": changes, "categories": scores, "overall": mean}
+        print(json.dumps(told | {"judge": accuracy}))
         return 0
-    if result["overall"] is not None:
-        print(f"{'overall':<16}{result['overall']:.3f}  the mean of GenEval's categories asked for")
+    if mean is not None:
+        print(f"{'overall':<16}{mean:.3f}  the mean of GenEval's categories asked for")
     print("judge on real scenes: " + ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items()))
     return 0
 
@@ -108,10 +145,14 @@ def _vae(options: Options) -> int:
     import mezzotint
     from mezzotint.evaluate.reconstruction import reconstruction
 
-    pipe = mezzotint.load(options.model, options.device)
-    result = reconstruction(pipe.codec, pipe.size[0], n=options.n, seed=options.seed)
+    model, n, seed = options.used
+    pipe = mezzotint.load(model, options.device)
+    with ProgressLine(EVERY) as line:
+        result = reconstruction(
+            pipe.codec, pipe.size[0], n=n, seed=seed, watch=lambda done: line.tell(done, n, f"scene {done} of {n}")
+        )
     if options.json:
-        print(json.dumps({"model": options.model, "seed": options.seed, **result}))
+        print(json.dumps({"model": model, "seed": seed, **result}))
     else:
         reach = f"95% {result['low']:.2f} to {result['high']:.2f}"
         print(f"{result['psnr']:.2f} dB  {reach}  n {result['n']} held-out scenes")
@@ -130,8 +171,6 @@ class _Album:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._verdicts: list[Verdict] = []
-        if folder is not None:
-            _make(folder)
 
     def add(self, verdict: Verdict) -> None:
         if self._folder is not None:
@@ -141,27 +180,50 @@ class _Album:
         """Write the category's sheet, what failed first, and its verdicts."""
         if self._folder is None:
             return
+        from mezzotint.store.beside import file_beside
         from mezzotint.store.png import write_plain
         from mezzotint.world.sheet import tiled
 
         self._verdicts.sort(key=lambda verdict: verdict.obeyed)
         write_plain(tiled([verdict.image for verdict in self._verdicts[: self.MOST]]), self._folder / f"{category}.png")
-        with (self._folder / f"{category}.jsonl").open("w", encoding="utf-8") as file:
-            for verdict in self._verdicts:
-                told = {"prompt": verdict.task.prompt, "seed": verdict.request.seed, "obeyed": verdict.obeyed}
-                file.write(json.dumps(told | {"found": [asdict(one) for one in verdict.found]}) + "\n")
+        lines = [
+            {
+                "prompt": verdict.task.prompt,
+                "seed": verdict.request.seed,
+                "obeyed": verdict.obeyed,
+                "found": [asdict(one) for one in verdict.found],
+            }
+            for verdict in self._verdicts
+        ]
+        with file_beside(self._folder / f"{category}.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         self._verdicts.clear()
 
 
-def _make(folder: Path) -> None:
-    """Make a folder to write to. Raises UserError where that cannot be, before any long work."""
+@contextmanager
+def _made(folder: Path | None) -> Generator[None]:
+    """Make a folder to write to, if there is one; if nothing is written there it and those made above it are removed.
+
+    Raises UserError where it cannot be made or written to, before any long work.
+    """
     from mezzotint.store.beside import check_writable
 
+    if folder is None:
+        yield
+        return
+    new: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made a folder: {error.strerror or error}.") from error
-    check_writable(folder / "config.json")
+        try:
+            new = [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made a folder: {error.strerror or error}.") from error
+        check_writable(folder / "config.json")
+        yield
+    finally:
+        with suppress(OSError):  # What holds something stays.
+            for place in new:
+                place.rmdir()
 
 
 def _judge(options: Options) -> int:
@@ -171,19 +233,20 @@ def _judge(options: Options) -> int:
     from mezzotint.training.fit import Progress, channels_last, fit
     from mezzotint.training.fit_config import FitConfig
 
-    def tell(progress: Progress) -> None:
-        if progress.seen % 1600 == 0:
-            figures = "  ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())
-            print(f"judge {progress.seen}/{progress.images}  {figures}", file=sys.stderr, flush=True)
-
+    images = DEFAULT_IMAGES if options.images is None else options.images
     torch.manual_seed(0)
     judge = channels_last(Judge())
-    config = FitConfig(images=options.images, batch=32, lr=2e-3, warmup=1000, ema=0, fall=0.6, weight_decay=0.02)
+    config = FitConfig(images=images, batch=32, lr=2e-3, warmup=1000, ema=0, fall=0.6, weight_decay=0.02)
     target = Path("runs/judge") if options.out is None else options.out
-    _make(target)
-    with tempfile.TemporaryDirectory() as checkpoints:
-        fit(JudgeTask(judge, options.images), config, Path(checkpoints), report=tell)
-    measured = save_judge(judge, target)
+    with _made(target), tempfile.TemporaryDirectory() as checkpoints, ProgressLine(EVERY) as line:
+
+        def tell(progress: Progress) -> None:
+            figures = "  ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())
+            line.tell(progress.seen, progress.images, f"judge {progress.seen} of {progress.images}  {figures}")
+
+        fit(JudgeTask(judge, images), config, Path(checkpoints), report=tell)
+        line.wipe()
+        measured = save_judge(judge, target)
     if options.json:
         print(json.dumps({"folder": str(target), "accuracy": measured}))
     else:

@@ -8,16 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mezzotint.cli.flags import add_flags, make_parser, size
 from mezzotint.store.beside import check_writable
 from mezzotint.store.facts import read_facts
 from mezzotint.store.models import resolve
 from mezzotint.types import Request, UserError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 ABOUT = "Draw pictures from words."
 MAX_COUNT = 10_000
@@ -36,7 +33,7 @@ class Options:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision of the networks; by default 32 bits on a CPU and as stored elsewhere."""
     json: bool = False
-    """Print one JSON object: files, seed, seconds, request."""
+    """Print one JSON object: files, seed, seconds, request, warnings."""
 
     def __post_init__(self) -> None:
         """Raise UserError for a number of pictures that cannot be."""
@@ -58,13 +55,15 @@ def run(argv: Sequence[str]) -> int:
     check_writable(options.out)
 
     from mezzotint.store.png import Provenance, picture_format, write_picture, write_plain
-    from mezzotint.world.sheet import tiled
+    from mezzotint.world.sheet import Sheet
 
     picture_format(options.out)
-    from mezzotint.cli.drawing import draw, open_model
+    from mezzotint.cli.drawing import draw, open_model, warn
 
     opened = open_model(request.model, folder, options.device, options.dtype)
-    images: list[Image] = []
+    opened.pipe.check(request)
+    warnings = warn(opened.pipe, requests)
+    sheet: Sheet | None = None
     drawn: list[Request] = []
     for picture, target in zip(draw(opened.pipe, requests), targets, strict=True):
         made_with = opened.made_with()
@@ -72,11 +71,12 @@ def run(argv: Sequence[str]) -> int:
         write_picture(picture.image, target, provenance)
         drawn.append(picture.request)
         if options.n > 1:
-            images.append(picture.image)
-    if options.n > 1:
-        write_plain(tiled(images), options.out)
+            sheet = Sheet(options.n, picture.image.size, shrink=True) if sheet is None else sheet
+            sheet.add(picture.image)
+    if sheet is not None:
+        write_plain(sheet.image, options.out)
     seconds = time.perf_counter() - began
-    tell(options, targets, drawn[0], seconds)
+    tell(options, targets, drawn[0], seconds, warnings)
     return 0
 
 
@@ -116,14 +116,14 @@ def names(out: Path, count: int) -> list[Path]:
     return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(count)]
 
 
-def tell(options: Options, targets: Sequence[Path], request: Request, seconds: float) -> None:
+def tell(options: Options, targets: Sequence[Path], request: Request, seconds: float, warnings: Sequence[str]) -> None:
     """Say what was written; `request` is the first picture's."""
     files = [str(target) for target in targets]
     if options.json:
         told: dict[str, Any] = {"files": files, "seed": request.seed, "seconds": round(seconds, 3)}
         if options.n > 1:
             told["sheet"] = str(options.out)
-        print(json.dumps(told | {"request": request.to_dict()}))
+        print(json.dumps(told | {"request": request.to_dict(), "warnings": warnings}))
         return
     if options.n > 1:
         files = [f"{files[0]} to {files[-1]}", f"{options.out} (all of them on a sheet)"]

@@ -11,6 +11,8 @@ from mezzotint.cli.flags import parse
 from mezzotint.types import UserError
 
 ABOUT = "Render scenes of the still life on one sheet, with their captions on stdout."
+PIXELS_IN_WORK = 2**20
+"""Pixels that are rendered before they are put on the sheet, unless one scene has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +49,30 @@ def run(argv: Sequence[str]) -> int:
     picture_format(options.out)
     check_writable(options.out)
 
+    from mezzotint.world.sheet import Sheet
+
+    sheet = Sheet(options.n, (options.size, options.size))
+
     import random
     from dataclasses import asdict
 
     from PIL import Image
 
+    from mezzotint.cli.progress import ProgressLine
     from mezzotint.store.png import write_plain
     from mezzotint.world.captions import tell
     from mezzotint.world.render import render
     from mezzotint.world.scene import random_scenes
-    from mezzotint.world.sheet import tiled
 
     scenes = random_scenes(options.n, options.seed, held_out=options.held_out)
-    pixels = render(scenes, options.size).pixels.add(1).mul(127.5).round().byte()
-    write_plain(tiled([Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).numpy()]), options.out)
+    chunk = max(1, PIXELS_IN_WORK // options.size**2)
+    with ProgressLine() as line:
+        for start in range(0, options.n, chunk):
+            line.tell(start, options.n, f"scene {start} of {options.n}")
+            pixels = render(scenes.take(slice(start, start + chunk)), options.size).pixels
+            for array in pixels.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy():
+                sheet.add(Image.fromarray(array))
+    write_plain(sheet.image, options.out)
     chooser = random.Random(options.seed)
     described = [(scene, tell(scene, chooser)) for scene in scenes.describe()]
     if options.json:

@@ -28,6 +28,14 @@ TERMINAL_ALPHA_BAR = 2.0**-24
 SPACED_LEADING = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
 """The diffusers classes whose spacing, when their file does not say, is "leading"; the others' is "linspace"."""
 
+CAPPED = (
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "UniPCMultistepScheduler",
+)
+"""The diffusers classes that put TERMINAL_ALPHA_BAR in the place of zero; DDIM and the others divide by it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
@@ -70,6 +78,11 @@ class NoiseSchedule:
             raise UserError(
                 f"The schedule has {len(self.trained_betas)} trained_betas for {self.num_train_timesteps} timesteps."
             )
+        if self.rescale_betas_zero_snr and self.prediction_type is Prediction.EPSILON:
+            raise UserError(
+                "A network that predicts epsilon says nothing of the picture at a last timestep of pure noise: "
+                "turn rescale_betas_zero_snr off first, or let it predict v_prediction."
+            )
         if not bool(((self.betas > 0) & (self.betas < 1)).all()):
             raise UserError("The schedule's betas must be between 0 and 1: mend beta_start, beta_end or trained_betas.")
 
@@ -78,7 +91,10 @@ class NoiseSchedule:
         """The schedule that a scheduler_config.json describes, with that file's class's defaults for what it omits.
 
         Keys that choose or tune a sampler (`solver_order`, `use_karras_sigmas`, `clip_sample`, ...) are not read,
-        because the sampler is the request's choice. Raises UserError where the file is of another kind of schedule.
+        because the sampler is the request's choice. A file that joins epsilon with zero terminal SNR is read only where
+        diffusers can draw by it: where the class is one of CAPPED, or its "leading" walks begin before the last
+        timestep. Its table, capped, then becomes the schedule's `trained_betas`. Raises UserError where the file is of
+        another kind of schedule.
         """
         name = str(values.get("_class_name", "DDIMScheduler"))
         if "num_train_timesteps" not in values or name.startswith("FlowMatch"):
@@ -101,6 +117,12 @@ class NoiseSchedule:
         chosen["prediction_type"] = Prediction(chosen["prediction_type"])
         if chosen.get("trained_betas") is not None:
             chosen["trained_betas"] = tuple(float(beta) for beta in chosen["trained_betas"])
+        zero_snr = chosen["rescale_betas_zero_snr"] and chosen["prediction_type"] is Prediction.EPSILON
+        if zero_snr and (name in CAPPED or chosen["timestep_spacing"] == "leading"):
+            readable: dict[str, Any] = {**chosen, "prediction_type": Prediction.V}
+            alpha_bar = cls(**readable).alphas_cumprod
+            betas = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+            chosen |= {"trained_betas": tuple(betas.tolist()), "rescale_betas_zero_snr": False}
         return cls(**chosen)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sums of a model's weight files, worked out in a thread while other things start. Imports no torch."""
+"""Sums of a model's files, worked out in a thread while other things start. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 from threading import Thread
 
-from mezzotint.store.layout import all_weight_files
+from mezzotint.store.layout import all_model_files
 from mezzotint.types import UserError
 
 
 class Checksums:
-    """The SHA-256 of every weight file of a folder, being worked out from the moment this is made.
+    """The SHA-256 of every file of a model that a picture depends on, worked out from the moment this is made.
 
     Hashing lets go of the interpreter, so it costs the caller no time where a core is free.
     """
@@ -25,7 +25,7 @@ class Checksums:
 
     def _work(self) -> None:
         try:
-            for path in all_weight_files(self.folder):
+            for path in all_model_files(self.folder):
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 self._sums[path.relative_to(self.folder).as_posix()] = digest
@@ -39,7 +39,7 @@ class Checksums:
         if isinstance(self._error, UserError):
             raise self._error
         if self._error is not None:
-            raise UserError(f"The weights in {self.folder} cannot be read: {self._error.strerror}.") from self._error
+            raise UserError(f"The model in {self.folder} cannot be read: {self._error.strerror}.") from self._error
         return self._sums
 
     @property

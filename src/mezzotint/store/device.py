@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from mezzotint.types import UserError
@@ -33,6 +35,27 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "meta":
         raise UserError("The device meta holds no numbers: use cpu, or one that torch finds.")
     return chosen
+
+
+def first_device(names: Iterable[str | None]) -> torch.device:
+    """The first of these devices that this machine has; none is as in `choose_device`.
+
+    Raises UserError where it has none of them.
+    """
+    error = UserError("No device is asked for: name one.")
+    for name in names:
+        try:
+            return choose_device(name)
+        except UserError as its_own:
+            error = its_own
+    raise error
+
+
+def hardware(device: torch.device) -> str:
+    """What a device is, as far as it decides how sums are rounded: a GPU's name, or a CPU's vector instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
 
 
 def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

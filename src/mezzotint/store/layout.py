@@ -1,4 +1,4 @@
-"""Where a diffusers folder keeps its parts' weights. Imports no torch."""
+"""Where a diffusers folder keeps what a picture depends on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ from mezzotint.types import UserError
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """The parts that have weights, and what their files are called."""
+
+
+READ_BESIDE = {
+    "unet": ("config.json",),
+    "vae": ("config.json",),
+    "text_encoder": ("config.json",),
+    "tokenizer": (
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    ),
+    "scheduler": ("scheduler_config.json",),
+}
+"""What else a picture depends on, part by part."""
 
 
 def is_model_folder(path: Path) -> bool:
@@ -48,3 +64,12 @@ def weight_headers(folder: Path) -> list[Header]:
 def all_weight_files(folder: Path) -> list[Path]:
     """Every weight file of a model folder, part after part. Raises UserError where a part has none."""
     return [path for part in STEMS for path in weight_files(folder / part)]
+
+
+def all_model_files(folder: Path) -> list[Path]:
+    """Every file that a picture depends on: the weights, and of configs and tokenizer those that are there.
+
+    Raises UserError where a part has no weights.
+    """
+    beside = [folder / part / name for part, names in READ_BESIDE.items() for name in names]
+    return all_weight_files(folder) + [path for path in beside if path.is_file()]

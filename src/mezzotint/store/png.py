@@ -1,8 +1,8 @@
 """Pictures on disk: a PNG carries its whole Request, so that it can be drawn again.
 
-The text chunk `mezzotint` holds JSON: the request, the versions, the sum of the model's weights, device and dtype. The
-chunk `parameters` says the same in the manner of the AUTOMATIC1111 web UI, which many other programs read; JPEG and
-WebP have it as the EXIF UserComment. Imports no torch.
+The text chunk `mezzotint` holds JSON: the request, the sum of the model's files, versions, device and dtype. The chunk
+`parameters` says the same in the manner of the AUTOMATIC1111 web UI, which many other programs read; JPEG and WebP have
+it as the EXIF UserComment. Imports no torch.
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ A1111_SAMPLERS = {
 """What the AUTOMATIC1111 web UI calls the samplers that it has too."""
 
 
+MADE_WITH = {
+    "mezzotint": str,
+    "torch": str,
+    "device": str,
+    "hardware": str,
+    "dtype": str,
+    "as_stored": bool,
+    "threads": int,
+}
+"""What a picture's bits depend on beside its request and the model's files, and the type of each."""
+
+
 def _nothing() -> dict[str, Any]:
     return {}
 
@@ -43,9 +55,18 @@ class Provenance:
 
     request: Request
     weights: str = ""
-    """The sum of the model's weights, hexadecimal."""
+    """The sum of the model's files, hexadecimal."""
     made_with: dict[str, Any] = field(default_factory=_nothing)
-    """Versions of mezzotint and torch, device and dtype."""
+    """Those of MADE_WITH that are known."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for something of the wrong type that it was made with."""
+        for name, value in self.made_with.items():
+            kind = MADE_WITH.get(name, object)
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise UserError(
+                    f"The {name} that it was drawn with is {value!r}; it must be of the type {kind.__name__}."
+                )
 
 
 def picture_format(path: Path) -> str:
@@ -104,12 +125,14 @@ def read_provenance(path: Path) -> tuple[Image.Image, Provenance]:
         raise UserError(f"{path} carries no request: give a PNG that `mezzotint generate` drew, as it was written.")
     try:
         record: dict[str, Any] = json.loads(texts[CHUNK])
-        request, weights = Request.from_dict(record.pop("request")), str(record.pop("weights"))
+        request, weights = Request.from_dict(record.pop("request")), record.pop("weights")
+        if not isinstance(weights, str):
+            raise TypeError
+        return image, Provenance(request=request, weights=weights, made_with=record)
     except UserError as error:
         raise UserError(f"{path} carries a request that this version cannot draw: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} carries a request that is damaged.") from error
-    return image, Provenance(request=request, weights=weights, made_with=record)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} carries a request that is damaged: give the PNG as it was written.") from error
 
 
 def a1111_text(provenance: Provenance, size: tuple[int, int]) -> str:

@@ -111,6 +111,10 @@ class Tokenizer:
             rows.append(row + [self.pad_id] * (self.length - len(row)))
         return rows
 
+    def left_out(self, text: str) -> list[int]:
+        """The ids at the end of a text that `encode` has no room for."""
+        return self.ids(text)[self.length - 2 :]
+
     def tokens(self, text: str) -> list[str]:
         """The pieces of a text alone, as they stand in the vocabulary."""
         return [self._names[index] for index in self.ids(text)]

@@ -152,7 +152,7 @@ def test_all_refuse_what_one_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyP
         Image.new("RGB", (32, 32)).save(tmp_path / "data" / f"{name}.png")
     (tmp_path / "data" / "b.png").write_bytes(b"none")
     first, second = together("train", *settings, "--device", "cpu")
-    assert (first[0], second[0]) == (2, 2)
+    assert (first[0], second[0]) == (2, 2), first[2] + second[2]
     assert first[2].startswith("mezzotint: ")
     assert said in first[2]
     assert first[2].count("\n") == 1

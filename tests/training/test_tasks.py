@@ -32,7 +32,7 @@ from mezzotint.training.clip import (
     truth_told,
 )
 from mezzotint.training.data import StillLife
-from mezzotint.training.unet import DenoiserTask, LatentCache, Segment, trained
+from mezzotint.training.unet import DenoiserTask, LatentCache, Segment, level_shares, trained
 from mezzotint.training.vae import AutoencoderTask, psnr, random_crops, reconstruction_loss, standardise
 from mezzotint.types import Conditioning, UserError
 from mezzotint.vae.autoencoder import Autoencoder
@@ -133,6 +133,17 @@ def test_a_batch_sees_the_whole_schedule():
     table = denoiser.schedule.sigmas
     levels = sorted((table - sigma).abs().argmin().item() for sigma in sigmas.double())
     assert [level // 100 for level in levels] == list(range(10))
+
+
+def test_levels_stand_evenly_or_around_the_focus():
+    sigmas = NoiseSchedule(rescale_betas_zero_snr=True).sigmas
+    assert torch.allclose(level_shares(sigmas, 0.0), torch.arange(1, 1001).double() / 1000)
+    focused = level_shares(sigmas, 1.0)
+    # Half of a lognormal lies below its middle, and 68.27% within one standard deviation of its logarithm.
+    below = [focused[sigmas <= sigma][-1].item() for sigma in (2.0, 2 / math.e, 2 * math.e)]
+    assert below[0] == pytest.approx(0.5, abs=0.005)
+    assert below[2] - below[1] == pytest.approx(0.6827, abs=0.005)
+    assert torch.allclose(level_shares(sigmas, 0.5), (focused + level_shares(sigmas, 0.0)) / 2)
 
 
 def test_captions_are_dropped_at_the_rate_that_is_asked_for():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mezzotint.cli import main
 from mezzotint.training import workers
 from mezzotint.types import UserError
 
@@ -166,3 +167,41 @@ def test_two_processes_train_a_stage(tmp_path: Path):
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert (run / "model" / "model_index.json").exists()
     assert second[1:] == ("", "")
+
+
+@pytest.mark.slow
+def test_the_command_starts_the_others_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    before, threads = dict(os.environ), torch.get_num_threads()
+    arguments = ("debug", "scenes=12", "--out", str(tmp_path / "run"), "--device", "cpu")
+    assert main(["train", "all", *arguments, "--processes", "2"]) == 0
+    assert (tmp_path / "run" / "model" / "model_index.json").exists()
+    assert (dict(os.environ), torch.get_num_threads()) == (before, threads)
+    capsys.readouterr()
+    assert main(["train", "vae", *arguments, "--processes", "2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1  # It was begun there before, and one process says so.
+
+
+def test_no_number_of_processes_that_cannot_be(capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "all", "debug", "--processes", "0"]) == 2
+    assert "--processes is 0" in capsys.readouterr().err
+
+
+def test_a_crash_of_another_process_is_told():
+    crash = [sys.executable, "-c", "raise SystemExit(9)"]
+    with pytest.raises(UserError, match="ended with code 9"), workers.company(crash, 2):
+        raise RuntimeError("Connection closed by peer.")
+    error = RuntimeError("This process's own.")
+    with pytest.raises(RuntimeError) as raised, workers.company([sys.executable, "-c", ""], 2):
+        raise error
+    assert raised.value is error
+    assert "RANK" not in os.environ
+
+
+def test_processes_follow_cores_and_batch(monkeypatch: pytest.MonkeyPatch):
+    from mezzotint.cli.train import Options, processes
+
+    monkeypatch.setattr(workers, "cores", lambda: 16)
+    small = Options(stage="unet", recipe="debug", device="cpu")
+    assert processes(small) == 1  # 8 images a batch are for one.
+    assert processes(Options(stage="unet", recipe="still-life-64", device="cpu")) == 2
+    assert processes(Options(stage="unet", recipe="debug", settings=("batch=4096",), device="cpu")) == 16

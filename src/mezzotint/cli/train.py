@@ -23,6 +23,8 @@ ABOUT = (
     "Train one stage of a recipe, or all of them: vae, clip, unet, decoder, all; assemble puts the model together. "
     "Settings change the recipe: 'unet.fit.images=1000', or for one stage just 'images=1000'."
 )
+WORTHWHILE = 32
+"""Images of a batch that are worth a process of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +47,34 @@ class Options:
     """Go on from the run's checkpoints; without it a stage that was begun there is not begun again."""
     device: str | None = None
     """Where to train: cpu, cuda, ...; by default the accelerator if there is one."""
+    processes: int | None = None
+    """How many processes share the work; by default on a CPU one a core, as far as batches go round, and on a GPU one.
+    Where torchrun starts them, it says how many."""
     json: bool = False
     """Print one JSON object at the end: folder, model, seconds."""
 
+    @property
+    def folder(self) -> Path:
+        """Where the run is."""
+        named = {key: value for key, _, value in (setting.partition("=") for setting in self.settings)}
+        return Path("runs") / named.get("name", self.recipe) if self.out is None else self.out
+
 
 def run(argv: Sequence[str]) -> int:
-    """Train; of several processes that torchrun started, all refuse what one refuses, and the first says why."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return train(argv)
+    """Train, in as many processes as that takes; all refuse what one refuses, and the first says why."""
+    options = parse(Options, "train", argv, ABOUT, "stage", "recipe", "settings")
     from mezzotint.training import workers
 
+    if "WORLD_SIZE" not in os.environ:
+        size = processes(options)
+        if size == 1:
+            return train(options)
+        with workers.company([sys.executable, "-m", "mezzotint", "train", *argv], size):
+            return run(argv)
     workers.join()
     try:
         with workers.agreed():
-            return train(argv)
+            return train(options)
     except UserError:
         if workers.leads():
             raise
@@ -67,9 +83,21 @@ def run(argv: Sequence[str]) -> int:
         workers.leave()
 
 
-def train(argv: Sequence[str]) -> int:
+def processes(options: Options) -> int:
+    """How many processes train together. Raises UserError for a number that cannot be, or a recipe that is none."""
+    if options.processes is not None:
+        if options.processes < 1:
+            raise UserError(f"--processes is {options.processes}; it must be at least 1.")
+        return options.processes
+    from mezzotint.store.device import choose_device
+    from mezzotint.training.workers import cores
+
+    batch = recipe_for(options).unet.fit.batch
+    return min(cores(), max(1, batch // WORTHWHILE)) if choose_device(options.device).type == "cpu" else 1
+
+
+def train(options: Options) -> int:
     """Train, or take a share in it."""
-    options = parse(Options, "train", argv, ABOUT, "stage", "recipe", "settings")
     from mezzotint.store.device import choose_device
     from mezzotint.store.models import resolve
     from mezzotint.training.run import Run
@@ -78,9 +106,8 @@ def train(argv: Sequence[str]) -> int:
 
     if options.data is not None and not options.data.is_dir():
         raise UserError(f"{options.data} is no folder: give one with pictures and .txt captions.")
-    named = {key: value for key, _, value in (setting.partition("=") for setting in options.settings)}
-    folder = Path("runs") / named.get("name", options.recipe) if options.out is None else options.out
-    recipe = recipe_for(options, folder)
+    folder = options.folder
+    recipe = recipe_for(options)
     began = time.monotonic()
     with _Line() as line:
         work = Run(
@@ -104,14 +131,15 @@ def train(argv: Sequence[str]) -> int:
     return 0
 
 
-def recipe_for(options: Options, folder: Path) -> Recipe:
-    """The recipe of the run in the folder, or else the one that is named, with the settings that are given.
+def recipe_for(options: Options) -> Recipe:
+    """The recipe of the run in its folder, or else the one that is named, with the settings that are given.
 
     Raises UserError for settings that do not fit it, or that would say of finished stages what they are not.
     """
     from mezzotint.training.recipes import changed, recipe_named
     from mezzotint.training.record import recipe_of
 
+    folder = options.folder
     before = recipe_of(folder, options.recipe, recipe_named(options.recipe))
     recipe = changed(before, options.settings, stage="" if options.stage == "all" else options.stage)
     if options.stage == "assemble" and replace(recipe, name=before.name, defaults=before.defaults) != before:
@@ -128,6 +156,8 @@ class _Line:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from mezzotint.training.workers import leads
+
         self._console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -137,7 +167,7 @@ class _Line:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (self._console.is_terminal and leads()),
         )
         self._bars.start()
         self._tasks: dict[str, int] = {}

@@ -83,14 +83,16 @@ class UNetRecipe:
     """Share of pictures shown with the empty caption."""
     segment: float = 0.5
     """Weight of naming what stands where from the U-Net's features, against the denoising error."""
+    focus: float = 0.85
+    """Share of pictures whose noise level is drawn where shapes are decided, the others' evenly over the schedule."""
     fit: FitConfig
 
     def __post_init__(self) -> None:
         """Raise UserError for a share or a weight that cannot be."""
-        if not 0 <= self.caption_dropout <= 1 or self.segment < 0:
+        if not (0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1 and self.segment >= 0):
             raise UserError(
-                f"caption_dropout is {self.caption_dropout} and segment {self.segment}; caption_dropout must be from 0 "
-                "to 1 and segment at least 0."
+                f"caption_dropout is {self.caption_dropout}, focus {self.focus} and segment {self.segment}; "
+                "caption_dropout and focus must be from 0 to 1 and segment at least 0."
             )
 
 

@@ -129,6 +129,7 @@ def train_unet(run: Run) -> None:
         pictures,
         caption_dropout=recipe.caption_dropout,
         segment=recipe.segment,
+        focus=recipe.focus,
         cache=run.stage("unet"),
     )
     prompts = sample_prompts(pictures)

@@ -22,6 +22,20 @@ from mezzotint.types import Conditioning
 from mezzotint.vae.codec import Codec
 from mezzotint.world.scene import COLOURS, SHAPES
 
+FOCUS_SIGMA, FOCUS_WIDTH = 2.0, 1.0
+"""Where shapes are decided: the middle of the levels that focus is on, for latents of variance 1, and the standard
+deviation of their logarithm."""
+
+
+def level_shares(sigmas: Tensor, focus: float) -> Tensor:
+    """[T] the share of training pictures at or below each level of a schedule, for its rising `sigmas` [T].
+
+    A share `focus` of them is lognormal (Karras et al. 2022, table 1), the others stand evenly over the levels.
+    """
+    lognormal = torch.special.ndtr((sigmas.double() / FOCUS_SIGMA).log() / FOCUS_WIDTH)
+    even = torch.arange(1, len(sigmas) + 1) / len(sigmas)
+    return focus * lognormal + (1 - focus) * even
+
 
 class LatentCache:
     """The latents of pictures, each encoded when it is first asked for and kept in half precision.
@@ -126,10 +140,12 @@ class DenoiserTask:
         *,
         caption_dropout: float = 0.1,
         segment: float = 0.0,
+        focus: float = 0.0,
         cache: Path | None = None,
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
-        `segment`: the weight of naming what stands where, against the denoising error; `cache`: a folder for latents.
+        `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
+        levels drawn where shapes are decided; `cache`: a folder for latents.
         """
         known = segment > 0 and isinstance(pictures, StillLife)
         self.network = _Trained(denoiser, Segment(denoiser.unet) if known else None)
@@ -138,6 +154,7 @@ class DenoiserTask:
         self._dropout, self._segment = caption_dropout, segment
         self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = denoiser.schedule.sigmas.clone()
+        self._shares = level_shares(self._sigmas, focus)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -151,9 +168,9 @@ class DenoiserTask:
             conditioning = self._conditioner(["" if d else c for c, d in zip(captions, dropped, strict=True)])
             with torch.autocast(device.type, enabled=False):  # What is learned from stays in 32 bits.
                 x0 = self._latents(index)
-        # Levels spread evenly over the schedule, so that a batch sees all of it (Kingma et al. 2021, appendix I.1).
+        # Spread evenly over their shares, so that a batch sees levels of all kinds (Kingma et al. 2021, appendix I.1).
         spread = (torch.arange(len(index)) / len(index) + torch.rand(1, generator=generator)) % 1
-        sigma = self._sigmas[(spread * len(self._sigmas)).long()]
+        sigma = self._sigmas[torch.searchsorted(self._shares[:-1], spread.double(), right=True)]
         noise = torch.randn(x0.shape, generator=generator)
         x = x0 + sigma.to(x0)[:, None, None, None] * noise
         x0, x, sigma = x0.to(device), x.to(device), sigma.to(device)

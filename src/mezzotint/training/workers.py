@@ -1,14 +1,17 @@
 """Several processes that train one network: each takes its share of every batch, and their gradients are averaged.
 
-torchrun tells each process its number (RANK) and how many there are (WORLD_SIZE). On a CPU one process a core is
-quicker than one process with a thread a core, because they wait for each other once a step, not at every operation.
+`company`, or torchrun, tells each process its number (RANK) and how many there are (WORLD_SIZE). On a CPU one process a
+core is quicker than one process with a thread a core, because they wait for each other once a step, not at every
+operation.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+import socket
+import subprocess
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -52,6 +55,58 @@ def own_device(device: torch.device) -> torch.device:
             f"There are {here} processes for {there} GPUs here: start as many as there are, or --device cpu."
         )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def company(command: Sequence[str], size: int) -> Generator[None]:
+    """In here this process is the first of `size`; the others run the command. The cores are divided among them.
+
+    At the end the others are waited for, or ended where this one failed. Raises UserError where it failed because
+    another crashed.
+    """
+    threads, kept = torch.get_num_threads(), dict(os.environ)
+    share_of_cores = max(1, cores() // size)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    told = [
+        {**meeting, "RANK": number, "LOCAL_RANK": number, "OMP_NUM_THREADS": share_of_cores} for number in range(size)
+    ]
+    first, *rest = [{name: str(value) for name, value in one.items()} for one in told]
+    os.environ.update(first)
+    others = [subprocess.Popen(command, env={**os.environ, **one}) for one in rest]
+    torch.set_num_threads(share_of_cores)
+    try:
+        yield
+        for other in others:
+            other.wait()
+    except RuntimeError as error:
+        crashed = [code for other in others if (code := _ended(other))]
+        if not crashed:
+            raise
+        raise UserError(
+            f"A process of the {size} that trained together ended with code {crashed[0]}: go on with --resume, and "
+            "with fewer --processes if memory was short."
+        ) from error
+    finally:
+        for other in others:
+            other.terminate()
+        torch.set_num_threads(threads)
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a process that has ended, or does so now; None while it runs."""
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=5)
+    return None
 
 
 def join() -> None:

@@ -87,7 +87,7 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
     solids = list(scene.solids)
     body, named, order = _PLANS[len(solids)](solids, style)
     text = body
-    if chooser.random() < 0.2:
+    if chooser.random() < 0.3:
         text += f" on {chooser.choice(TABLE_WORDS[scene.table])}"
     if chooser.random() < 0.07:
         text += f", {LIGHT_WORDS[scene.light]}"
@@ -117,7 +117,7 @@ class _Style:
 
     @classmethod
     def random(cls, chooser: random.Random) -> _Style:
-        colour = chooser.random() < 0.86
+        colour = chooser.random() < 0.65
         shape = not colour or chooser.random() < 0.95
         return cls(chooser, colour, shape, chooser.random() < 0.3, chooser.random() < 0.15)
 
@@ -201,7 +201,7 @@ def _two(solids: list[Solid], style: _Style) -> _Plan:
     a, b = chooser.sample(solids, 2)
     if _alike(solids, style) and chooser.random() < 0.8:
         return style.several(a, 2), solids, "any"
-    if chooser.random() < 0.75:
+    if chooser.random() < 0.6:
         for relation, first, second in ((left_of, a, b), (left_of, b, a), (before, a, b), (before, b, a)):
             if relation(first, second):
                 return _related(a, b, relation, first is a, style)

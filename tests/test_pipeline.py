@@ -163,7 +163,7 @@ def test_the_text_of_a_prompt_is_encoded_once(pipe):
         tokenizer = pipe.conditioner.tokenizer
 
         def __call__(self, prompts):
-            asked.append(list(prompts))
+            asked.append([words.text for words in prompts])
             return pipe.conditioner(prompts)
 
     counting = Pipeline(conditioner=Counting(), denoiser=pipe.denoiser, codec=pipe.codec, max_rows=4)

@@ -1,11 +1,8 @@
-"""Group normalisation (Wu and He 2018) whose gradient is quick on a CPU in channels_last.
-
-torch's own backward pass walks channels_last memory group by group, which takes a third of a training step of a small
-autoencoder; here it is two sums and one fused update over whole rows of channels.
-"""
+"""Layers that several stages are made of: sinusoids of numbers, and group normalisation with a quick gradient."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,8 +10,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+def sinusoid(t: Tensor, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Tensor:
+    """Sines and cosines of t at geometrically falling frequencies (Vaswani et al. 2017, section 3.5): [..] -> [.. dim].
+
+    t is in timesteps (SDXL also embeds sizes in pixels); dim is even. fp32.
+    """
+    half = dim // 2
+    steps = torch.arange(half, dtype=torch.float32, device=t.device)
+    angles = t.float().unsqueeze(-1) * torch.exp(steps * (-math.log(10000.0) / (half - freq_shift)))
+    waves = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
+    return torch.cat(waves, dim=-1)
+
+
 class GroupNorm(nn.GroupNorm):
-    """torch's GroupNorm, parameters and values alike; only its gradient is computed otherwise, and only on a CPU."""
+    """Group normalisation (Wu and He 2018): torch's, but for a gradient that is quick on a CPU in channels_last.
+
+    torch's own backward pass walks channels_last memory group by group, which takes a third of a training step of a
+    small autoencoder; here it is two sums and one fused update over whole rows of channels. Parameters and values are
+    torch's.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """[B C h w] -> [B C h w]."""

@@ -23,19 +23,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mezzotint.conditioning.text import TextConditioner
+from mezzotint.conditioning.text import Conditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.packing import packed
 from mezzotint.noise.generator import generator
 from mezzotint.sampling.guidance import ClassifierFree
 from mezzotint.sampling.loop import Loop
 from mezzotint.sampling.samplers import Sampler, sampler_named
-from mezzotint.types import Conditioning, PromptWarning, Request, UserError
+from mezzotint.types import Conditioning, PromptWarning, Request, UserError, Words
 from mezzotint.vae.codec import Codec, to_uint8
 
 if TYPE_CHECKING:
     from mezzotint.store.folder import Parts
 
+SPATIAL = {1: "a depth map", 4: "the picture to change", 5: "a picture and the mask of what to fill in"}
+"""What the channels are that a U-Net reads beside the latent's, by their number."""
 MAX_PIXELS = 2**20
 """Pixels that the autoencoder decodes at once, unless one picture has more."""
 
@@ -85,6 +87,17 @@ class _Job:
     shape: tuple[int, int, int, int]
     noise: Tensor | None
 
+    @property
+    def words(self) -> dict[str, Words]:
+        """What each row of its guidance is told."""
+        assert self.request.width is not None
+        assert self.request.height is not None
+        size = (self.request.width, self.request.height)
+        return {
+            "cond": Words(self.request.prompt, size),
+            "uncond": Words(self.request.negative, size, negative=True),
+        }
+
 
 class Pipeline:
     """A text-to-image latent diffusion model, ready to draw.
@@ -97,7 +110,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        conditioner: TextConditioner,
+        conditioner: Conditioner,
         denoiser: Denoiser,
         codec: Codec,
         name: str = "",
@@ -129,7 +142,7 @@ class Pipeline:
         facts = parts.facts
         codec = Codec(parts.vae)
         pipe = cls(
-            conditioner=TextConditioner(parts.tokenizer, parts.text_encoder),
+            conditioner=parts.conditioner(),
             denoiser=Denoiser(parts.unet, parts.schedule),
             codec=codec,
             name=facts.name if name == "" else name,
@@ -149,7 +162,7 @@ class Pipeline:
         """Move every network, in place. An autoencoder whose config says it overflows in float16 stays in float32."""
         vae = self.codec.autoencoder
         upcast = vae.config.force_upcast and dtype == torch.float16
-        self.conditioner.text_model.to(device=device, dtype=dtype)
+        self.conditioner.to(device=device, dtype=dtype)
         self.denoiser.to(device=device, dtype=dtype)
         vae.to(device=device, dtype=torch.float32 if upcast else dtype)
         return self
@@ -178,7 +191,7 @@ class Pipeline:
             if left_out:
                 more = f"{len(left_out)} token{'s' if len(left_out) > 1 else ''} more"
                 words = textwrap.shorten(tokenizer.decode(left_out), 80, placeholder=" ...")
-                room = tokenizer.length - 2
+                room = tokenizer.room
                 told.append(f'The {name} has {more} than the {room} that the text encoder reads; left out: "{words}".')
         return told
 
@@ -291,6 +304,10 @@ class Pipeline:
     def _job(self, index: int, request: Request, noise: Tensor | None) -> _Job:
         """Check a request against the model and settle what it leaves open."""
         factor, channels = self.codec.factor, self.codec.channels
+        beside = self.denoiser.unet.config.spatial_channels
+        if beside > 0:
+            what = SPATIAL.get(beside, f"{beside} channels of something else")
+            raise UserError(f"This model draws from words and {what}, which is missing: choose one that needs no more.")
         width, height = self.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
         width = width if request.width is None else request.width
         height = height if request.height is None else request.height
@@ -308,12 +325,12 @@ class Pipeline:
         """Drive the loop, letting pictures in as others finish."""
         loop = Loop(self.denoiser, max_rows=self.max_rows)
         live: dict[int, _Job] = {}
-        told: dict[str, Conditioning] = {}
+        told: dict[Words, Conditioning] = {}
         while waiting or live:
             room = max(1, self.max_rows // 2) - len(live)
             coming = [waiting.popleft() for _ in range(min(room, len(waiting)))]
             if coming:
-                told = self._read([text for job in coming for text in (job.request.prompt, job.request.negative)], told)
+                told = self._read([words for job in coming for words in job.words.values()], told)
                 live |= {self._add(loop, job, told): job for job in coming}
             finished: list[tuple[_Job, Tensor]] = []
             for event in loop.turn():
@@ -329,18 +346,14 @@ class Pipeline:
             yield from self._pictures(finished)
 
     @torch.inference_mode()
-    def _read(self, texts: Sequence[str], known: Mapping[str, Conditioning]) -> dict[str, Conditioning]:
-        """One row of conditioning for every distinct text; those already known are the same objects."""
-        wanted = dict.fromkeys(texts)
-        new = [text for text in wanted if text not in known]
-        rows = dict(known)
-        if new:
-            sequence = self.conditioner(new).sequence
-            assert sequence is not None
-            rows |= {text: Conditioning(sequence=row) for text, row in zip(new, sequence.split(1), strict=True)}
-        return {text: rows[text] for text in wanted}
+    def _read(self, asked: Sequence[Words], known: Mapping[Words, Conditioning]) -> dict[Words, Conditioning]:
+        """One row of conditioning for all that is asked; those already known are the same objects."""
+        wanted = dict.fromkeys(asked)
+        new = [words for words in wanted if words not in known]
+        rows = {**known, **dict(zip(new, _rows(self.conditioner(new)), strict=True))} if new else known
+        return {words: rows[words] for words in wanted}
 
-    def _add(self, loop: Loop, job: _Job, told: Mapping[str, Conditioning]) -> int:
+    def _add(self, loop: Loop, job: _Job, told: Mapping[Words, Conditioning]) -> int:
         """Start a picture's walk."""
         request, sigma = job.request, job.sigmas[0]
         # Drawn even where noise is given, so that what a stochastic sampler adds later is the same and is fresh.
@@ -355,7 +368,7 @@ class Pipeline:
             sampler=job.sampler,
             stream=stream,
             guidance=ClassifierFree(request.guidance),
-            conditioning={"cond": told[request.prompt], "uncond": told[request.negative]},
+            conditioning={row: told[words] for row, words in job.words.items()},
         )
 
     def _pictures(self, finished: Sequence[tuple[_Job, Tensor]]) -> Iterator[Picture]:
@@ -367,3 +380,11 @@ class Pipeline:
             for job, image in zip(jobs, images, strict=True):
                 image.info["request"] = job.request
                 yield Picture(job.index, job.request, image)
+
+
+def _rows(conditioning: Conditioning) -> list[Conditioning]:
+    """The rows of a conditioning, one by one."""
+    slots = (conditioning.sequence, conditioning.pooled, conditioning.spatial)
+    count = next(len(slot) for slot in slots if slot is not None)
+    split = [[None] * count if slot is None else slot.split(1) for slot in slots]
+    return [Conditioning(*row) for row in zip(*split, strict=True)]

@@ -92,6 +92,18 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A text to condition on, and what else of a picture's request some models are told with it."""
+
+    text: str
+    """What to draw, or what to steer away from."""
+    size: tuple[int, int] | None = None
+    """Width and height of the picture in pixels."""
+    negative: bool = False
+    """Whether it is what to steer away from."""
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """tau(y): what the U-Net is told, in three slots that any conditioner may fill.
 

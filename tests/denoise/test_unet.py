@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mezzotint.denoise.attention import ProjectedText, attend
-from mezzotint.denoise.blocks import sinusoid
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet, init_for_training
+from mezzotint.layers import sinusoid
 
 CONFIG = UNetConfig(
     block_out_channels=(16, 32, 32),

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from mezzotint.denoise.blocks import sinusoid
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
+from mezzotint.layers import sinusoid
 
 # The same float32 operations, summed in another order where memory lies otherwise: relative to the largest value.
 TOLERANCE = 1e-5

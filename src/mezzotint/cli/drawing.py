@@ -52,9 +52,9 @@ def open_model(model: str, folder: Path, device: str | None, dtype: str | None, 
     and what is imported is not searched for garbage. `threads` is how many work on a CPU; none leaves that to torch.
     """
     from mezzotint.store.checksum import Checksums
-    from mezzotint.store.layout import STEMS, weight_headers
+    from mezzotint.store.layout import parts_with_weights, weight_headers
 
-    for part in STEMS:
+    for part in parts_with_weights(folder):
         weight_headers(folder / part)
     checksums = Checksums(folder)
     gc.disable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mezzotint.conditioning.bert import LDMBertConfig, LDMBertModel
 from mezzotint.conditioning.clip import (
     CLIPConfig,
     CLIPModel,
@@ -13,7 +14,8 @@ from mezzotint.conditioning.clip import (
     VisionOutput,
     normalise,
 )
-from mezzotint.conditioning.text import TextConditioner
+from mezzotint.conditioning.sizes import SizedConditioner, SizeNumbers
+from mezzotint.conditioning.text import Conditioner, TextConditioner
 
 __all__ = [
     "CLIPConfig",
@@ -22,6 +24,11 @@ __all__ = [
     "CLIPTextModel",
     "CLIPVisionConfig",
     "CLIPVisionModel",
+    "Conditioner",
+    "LDMBertConfig",
+    "LDMBertModel",
+    "SizeNumbers",
+    "SizedConditioner",
     "TextConditioner",
     "TextOutput",
     "VisionOutput",

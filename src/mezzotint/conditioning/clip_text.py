@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig
-from mezzotint.conditioning.clip_transformer import Encoder
+from mezzotint.conditioning.clip_transformer import Encoder, chosen
 from mezzotint.types import UserError
 
 
@@ -94,20 +94,37 @@ class CLIPTextModel(nn.Module):
             found.last_hidden_state, found.pooled, found.hidden_states, self.text_projection(found.pooled)
         )
 
-    def tokens(self, ids: Tensor, *, layer: int = -1, final_norm: bool = True) -> Tensor:
-        """The tokens [B L D] that leave one block, with or without the final layer norm.
+    def read(self, ids: Tensor, *, layer: int = -1, final_norm: bool = True) -> tuple[Tensor, Tensor | None]:
+        """The tokens [B L D] that leave one block, and the projected text [B P] if the model has its projection.
 
-        layer -1 is the last block, -2 the one before it. Stable Diffusion 1 and 2 read (-1, True), SDXL (-2, False).
-        Raises UserError for a layer that is not there.
+        Layer -1 is the last block, -2 the one before it. Stable Diffusion 1 reads (-1, True), Stable Diffusion 2
+        (-2, True), SDXL (-2, False). Raises UserError for a layer that is not there.
         """
-        blocks = self.config.num_hidden_layers
-        if not -blocks - 1 <= layer <= -1:
-            raise UserError(f"The text encoder has no layer {layer}; choose from -1, the last, to {-blocks - 1}.")
-        found: TextOutput = self.text_model(ids, hidden_states=True)
-        if found.hidden_states is None or (layer == -1 and final_norm):
-            return found.last_hidden_state
-        state = found.hidden_states[layer]
-        return self.text_model.final_layer_norm(state) if final_norm else state
+        found = self(ids, hidden_states=True)
+        if layer == -1 and final_norm:
+            return found.last_hidden_state, found.projected
+        norm = self.text_model.final_layer_norm
+        return chosen(found.hidden_states, norm, layer=layer, final_norm=final_norm), found.projected
+
+    def tokens(self, ids: Tensor, *, layer: int = -1, final_norm: bool = True) -> Tensor:
+        """The tokens alone of `read`."""
+        return self.read(ids, layer=layer, final_norm=final_norm)[0]
+
+    def cut(self, *, blocks: int, with_projection: bool) -> CLIPTextModel:
+        """The tower of the first `blocks` blocks, with its projection if asked for, sharing these weights.
+
+        It is this one where nothing is left out. Raises UserError where there are not so many blocks, or none is left.
+        """
+        config = replace(self.config, num_hidden_layers=blocks, with_projection=with_projection)
+        if config == self.config:
+            return self
+        with torch.device("meta"):
+            other = CLIPTextModel(config)
+        own = self.state_dict()
+        if not other.state_dict().keys() <= own.keys():
+            raise UserError("The text encoder lacks layers or a projection that are asked of it: get it again.")
+        other.load_state_dict({name: own[name] for name in other.state_dict()}, assign=True)
+        return other.train(self.training)
 
 
 def drop_position_ids(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -5,7 +5,7 @@ B rows, L tokens, D their width, N heads. Parameters carry transformers' names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.conditioning.clip_config import TowerConfig
+from mezzotint.types import UserError
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -131,3 +132,14 @@ class Encoder(nn.Module):
         for layer in self.layers:
             states.append(layer(states[-1]))
         return tuple(states)
+
+
+def chosen(states: Sequence[Tensor], norm: nn.Module, *, layer: int, final_norm: bool) -> Tensor:
+    """The tokens [B L D] that leave one block of a text encoder, with or without its final layer norm.
+
+    `states` are the embeddings and every block's output. Layer -1 is the last block, -2 the one before it. Raises
+    UserError for a layer that is not there.
+    """
+    if not -len(states) <= layer <= -1:
+        raise UserError(f"The text encoder has no layer {layer}; choose from -1, the last, to {-len(states)}.")
+    return norm(states[layer]) if final_norm else states[layer]

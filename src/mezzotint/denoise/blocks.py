@@ -6,7 +6,6 @@ values. Module names are those of diffusers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -18,18 +17,6 @@ from mezzotint.denoise.config import UNetConfig
 from mezzotint.layers import GroupNorm
 
 Text = Iterator[tuple[Tensor, Tensor]]
-
-
-def sinusoid(t: Tensor, dim: int, flip_sin_to_cos: bool = True, freq_shift: float = 0) -> Tensor:
-    """Sines and cosines of t at geometrically falling frequencies (Vaswani et al. 2017, section 3.5): [..] -> [.. dim].
-
-    t is in timesteps (SDXL also embeds sizes in pixels); dim is even. fp32.
-    """
-    half = dim // 2
-    steps = torch.arange(half, dtype=torch.float32, device=t.device)
-    angles = t.float().unsqueeze(-1) * torch.exp(steps * (-math.log(10000.0) / (half - freq_shift)))
-    waves = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
-    return torch.cat(waves, dim=-1)
 
 
 class Embedding(nn.Module):

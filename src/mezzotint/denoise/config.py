@@ -12,6 +12,8 @@ from typing import Any
 from mezzotint.types import UserError
 
 CLASS_NAME = "UNet2DConditionModel"
+VERSION = "0.35.0"
+"""The diffusers whose keys these are; its inpainting pipeline does not load a config.json that does not say."""
 
 # The keys of diffusers that we do not vary, with the one value each that describes our U-Net. None always means unset.
 FIXED: dict[str, Any] = {
@@ -135,6 +137,11 @@ class UNetConfig:
         return self.projection_class_embeddings_input_dim
 
     @property
+    def spatial_channels(self) -> int:
+        """Channels that it reads beside those of the noisy latent, which are as many as it predicts."""
+        return self.in_channels - self.out_channels
+
+    @property
     def time_embed_dim(self) -> int:
         """Width of the time embedding."""
         return 4 * self.block_out_channels[0]
@@ -178,4 +185,4 @@ class UNetConfig:
         """The config.json that `diffusers.UNet2DConditionModel` loads."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         lists = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {"_class_name": CLASS_NAME, **lists, **FIXED}
+        return {"_class_name": CLASS_NAME, "_diffusers_version": VERSION, **lists, **FIXED}

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.denoise.attention import ProjectedText, Transformer, cross_attentions
-from mezzotint.denoise.blocks import DownBlock, Embedding, MidBlock, ResNetBlock, UpBlock, sinusoid
+from mezzotint.denoise.blocks import DownBlock, Embedding, MidBlock, ResNetBlock, UpBlock
 from mezzotint.denoise.config import UNetConfig
-from mezzotint.layers import GroupNorm
+from mezzotint.layers import GroupNorm, sinusoid
 
 __all__ = ["ProjectedText", "UNet", "UNetConfig", "init_for_training"]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from mezzotint.types import Request, UserError
+
+Made = TypeVar("Made")
 
 FILE_NAME = "mezzotint.json"
 SETTLED = ("prompt", "seed", "model")
@@ -95,6 +98,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold a JSON object: get it again.")
     return cast("dict[str, Any]", values)
+
+
+def described(make: Callable[[dict[str, Any]], Made], path: Path) -> Made:
+    """What `make` makes of a JSON file. Raises UserError where the file is damaged or tells of no such thing."""
+    values = read_json(path)
+    try:
+        return make(values)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} holds values of the wrong kind: get it again.") from error
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:

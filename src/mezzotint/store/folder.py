@@ -1,4 +1,4 @@
-"""A model's parts, read from and written to the folder layout of a diffusers StableDiffusionPipeline.
+"""A model's parts, read from and written to the folder layout of diffusers' pipelines from text.
 
 The parts carry the parameter names of diffusers and transformers, so a folder loads there and here with nothing
 converted. mezzotint.json beside model_index.json holds what those files have no place for.
@@ -7,54 +7,32 @@ converted. mezzotint.json beside model_index.json holds what those files have no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 
-from mezzotint.conditioning.clip import CLIPTextConfig, CLIPTextModel
+from mezzotint.conditioning.clip import CLIPTextModel
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.beside import folder_beside
 from mezzotint.store.checksum import Checksums
-from mezzotint.store.facts import Facts, read_facts, read_json, write_facts, write_json
-from mezzotint.store.layout import STEMS, is_model_folder, weight_headers
+from mezzotint.store.facts import described, read_facts, read_json, write_facts, write_json
+from mezzotint.store.layout import is_model_folder, weight_headers
 from mezzotint.store.part import save_part
+from mezzotint.store.parts import Parts, check_fit
+from mezzotint.store.pipelines import Entry, carried, layout_of, model_index
+from mezzotint.store.texts import entries, load_text, save_text, texts_for_diffusers
 from mezzotint.store.weights import build
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.config import AutoencoderConfig
 
-Made = TypeVar("Made")
-
-CLASSES = {
-    "scheduler": ("diffusers", "DDIMScheduler"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "tokenizer": ("transformers", "CLIPTokenizer"),
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "vae": ("diffusers", "AutoencoderKL"),
-}
-"""The parts of a model, and what other software reads each with."""
-UNREAD = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts that a folder may have and that drawing from words has no use for."""
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names in autoencoders saved before diffusers 0.15, which most Stable Diffusion 1.x folders still hold."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """A text-to-image latent diffusion model, part by part, and what it says of itself."""
-
-    tokenizer: Tokenizer
-    text_encoder: CLIPTextModel
-    unet: UNet
-    vae: Autoencoder
-    schedule: NoiseSchedule
-    facts: Facts
 
 
 def load_folder(
@@ -73,82 +51,47 @@ def load_folder(
     folder = Path(path)
     if not is_model_folder(folder):
         raise UserError(f"The folder {folder} has no model_index.json: give a folder in the diffusers layout.")
-    check_classes(folder)
+    index = read_json(folder / "model_index.json")
+    layout = layout_of(folder, index)
     device = torch.device(device)
     dtype = torch.float32 if dtype is None and device.type == "cpu" else dtype
     facts = read_facts(folder)
     sums = Checksums(folder) if checksums is None and facts.sha256 else checksums
     unet_config = described(UNetConfig.from_dict, folder / "unet" / "config.json")
-    vae_config = described(AutoencoderConfig.from_dict, folder / "vae" / "config.json")
-    text_config = described(CLIPTextConfig.from_dict, folder / "text_encoder" / "config.json")
+    vae_config = described(AutoencoderConfig.from_dict, folder / layout.vae / "config.json")
     vae_dtype = torch.float32 if vae_config.force_upcast and dtype == torch.float16 else dtype
+    texts = [
+        load_text((folder / words, folder / encoder), index[encoder][1], device=device, dtype=dtype)
+        for words, encoder in layout.texts
+    ]
+    tokenizer_2, text_encoder_2 = texts[1] if len(texts) > 1 else (None, None)
+    assert isinstance(tokenizer_2, Tokenizer | None)
+    assert isinstance(text_encoder_2, CLIPTextModel | None)
+    sized = unet_config.addition_embed_type is not None
     parts = Parts(
-        tokenizer=Tokenizer.from_folder(folder / "tokenizer"),
-        text_encoder=build(
-            lambda: CLIPTextModel(text_config),
-            weight_headers(folder / "text_encoder"),
-            device=device,
-            dtype=dtype,
-            rename=text_encoder_name,
-        ),
+        tokenizer=texts[0][0],
+        text_encoder=texts[0][1],
+        tokenizer_2=tokenizer_2,
+        text_encoder_2=text_encoder_2,
+        layer=-2 if sized else -1,
+        final_norm=not sized,
+        force_zeros_for_empty_prompt=sized and bool(index.get("force_zeros_for_empty_prompt", True)),
         unet=build(lambda: UNet(unet_config), weight_headers(folder / "unet"), device=device, dtype=dtype),
         vae=build(
             lambda: Autoencoder(vae_config),
-            weight_headers(folder / "vae"),
+            weight_headers(folder / layout.vae),
             device=device,
             dtype=vae_dtype,
             rename=autoencoder_name,
         ),
         schedule=described(NoiseSchedule.from_dict, folder / "scheduler" / "scheduler_config.json"),
         facts=facts,
+        carried=carried(folder, index),
     )
     check_fit(folder, parts)
     if sums is not None:
         sums.check(facts.sha256)
     return parts
-
-
-def described(make: Callable[[dict[str, Any]], Made], path: Path) -> Made:
-    """What `make` makes of a JSON file. Raises UserError where the file is damaged or tells of no such thing."""
-    values = read_json(path)
-    try:
-        return make(values)
-    except UserError:
-        raise
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} holds values of the wrong kind: get it again.") from error
-
-
-def check_classes(folder: Path) -> None:
-    """Raise UserError unless model_index.json tells of a model of these parts and no others."""
-    index = read_json(folder / "model_index.json")
-    for part, (_, expected) in CLASSES.items():
-        entry = index.get(part)
-        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if name is None:
-            raise UserError(f"{folder / 'model_index.json'} has no {part}: the model is incomplete or of another kind.")
-        if part not in ("scheduler", "tokenizer") and name != expected:
-            raise UserError(f"The {part} in {folder} is a {name}; only a {expected} can be read here.")
-    for part, entry in index.items():
-        if isinstance(entry, list) and entry != [None, None] and part not in CLASSES and part not in UNREAD:
-            raise UserError(f"The model in {folder} has a part {part}, which cannot be read here.")
-
-
-def check_fit(folder: Path, parts: Parts) -> None:
-    """Raise UserError unless the parts fit each other, so that the first picture does not find out."""
-    width, wanted = parts.text_encoder.config.hidden_size, parts.unet.config.cross_attention_dim
-    if width != wanted:
-        raise UserError(f"In {folder} the text encoder's tokens are {width} wide; the U-Net reads {wanted}.")
-    channels, wanted = parts.vae.config.latent_channels, parts.unet.config.out_channels
-    if channels != wanted:
-        raise UserError(f"In {folder} the autoencoder has {channels} latent channels; the U-Net predicts {wanted}.")
-
-
-def text_encoder_name(name: str) -> str | None:
-    """Our name for a CLIP text model's tensor: transformers 5 leaves `text_model.` out, 4.30 stores positions."""
-    if name.endswith("position_ids"):
-        return None
-    return name if name.startswith("text_model.") else f"text_model.{name}"
 
 
 def autoencoder_name(name: str) -> str | None:
@@ -162,28 +105,38 @@ def save_folder(parts: Parts, path: str | Path, *, card: str | None = None, dtyp
     """Write a model as a diffusers folder, with the sums of its weights in mezzotint.json and `card` as README.md.
 
     It is written beside and renamed, in the place of an older folder of that name. Weights are cast to `dtype` if
-    given; 16 bits halve the file. Raises UserError where the place cannot be written.
+    given; 16 bits halve the file. Raises UserError where the place cannot be written, or where diffusers has no
+    pipeline that would draw what the model draws.
     """
-    modules = {"unet": parts.unet, "vae": parts.vae, "text_encoder": parts.text_encoder}
-    configs = {
-        "unet": parts.unet.config.to_dict(),
-        "vae": parts.vae.config.to_dict(),
-        # transformers would else compute in the 16 bits that the file is stored in, beside a U-Net in 32.
-        "text_encoder": parts.text_encoder.config.to_dict() | {"torch_dtype": "float32"},
+    layout, texts = parts.layout, texts_for_diffusers(parts)
+    classes: dict[str, Entry] = {
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        layout.vae: ["diffusers", "AutoencoderKL"],
+        **{name: entry for name, (_, entry) in parts.carried.items()},
     }
+    for names, text in zip(layout.texts, texts, strict=True):
+        classes |= dict(zip(names, entries(text), strict=True))
+    index = model_index(
+        layout,
+        classes,
+        numbers=parts.numbers,
+        channels=parts.unet.config.spatial_channels,
+        zero_empty_negative=parts.force_zeros_for_empty_prompt,
+    )
     with folder_beside(Path(path)) as folder:
-        sums: dict[str, str] = {}
-        for part, module in modules.items():
-            for file in save_part(module, configs[part], folder / part, stem=STEMS[part], dtype=dtype):
-                sums[file.relative_to(folder).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
-        parts.tokenizer.save(folder / "tokenizer")
+        files = [
+            *save_part(parts.unet, parts.unet.config.to_dict(), folder / "unet", dtype=dtype),
+            *save_part(parts.vae, parts.vae.config.to_dict(), folder / layout.vae, dtype=dtype),
+        ]
+        for (words, encoder), text in zip(layout.texts, texts, strict=True):
+            files += save_text(text, (folder / words, folder / encoder), dtype)
+        for name, (source, _) in parts.carried.items():
+            shutil.copytree(source, folder / name)
         (folder / "scheduler").mkdir()
         write_json(parts.schedule.to_dict(), folder / "scheduler" / "scheduler_config.json")
-        index = {name: list(entry) for name, entry in CLASSES.items()} | {name: [None, None] for name in UNREAD}
-        write_json(
-            {"_class_name": "StableDiffusionPipeline", **index, "requires_safety_checker": False},
-            folder / "model_index.json",
-        )
+        write_json(index, folder / "model_index.json")
+        sums = {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
         write_facts(replace(parts.facts, sha256=sums), folder)
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")

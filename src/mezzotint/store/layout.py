@@ -9,21 +9,30 @@ from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header, read_header
 from mezzotint.types import UserError
 
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "vqvae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+    "bert": "model",
+}
 """The parts that have weights, and what their files are called."""
 
 
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 READ_BESIDE = {
-    "unet": ("config.json",),
-    "vae": ("config.json",),
-    "text_encoder": ("config.json",),
-    "tokenizer": (
-        "vocab.json",
-        "merges.txt",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-    ),
+    **dict.fromkeys(STEMS, ("config.json",)),
+    "tokenizer": TOKENIZER_FILES,
+    "tokenizer_2": TOKENIZER_FILES,
     "scheduler": ("scheduler_config.json",),
 }
 """What else a picture depends on, part by part."""
@@ -63,7 +72,13 @@ def weight_headers(folder: Path) -> list[Header]:
 
 def all_weight_files(folder: Path) -> list[Path]:
     """Every weight file of a model folder, part after part. Raises UserError where a part has none."""
-    return [path for part in STEMS for path in weight_files(folder / part)]
+    return [path for part in parts_with_weights(folder) for path in weight_files(folder / part)]
+
+
+def parts_with_weights(folder: Path) -> list[str]:
+    """The parts of a model folder that have weights which are read. Raises UserError as `read_json`."""
+    index = read_json(folder / "model_index.json")
+    return [part for part in STEMS if part in index and index[part] != [None, None]]
 
 
 def all_model_files(folder: Path) -> list[Path]:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from mezzotint.text.tokenizer import SpecialTokens, Tokenizer
 from mezzotint.text.train import train_tokenizer
+from mezzotint.text.wordpiece import WordPieceTokenizer
 
-__all__ = ["SpecialTokens", "Tokenizer", "train_tokenizer"]
+__all__ = ["SpecialTokens", "Tokenizer", "WordPieceTokenizer", "train_tokenizer"]

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
+from mezzotint.text.sequence import FixedLength
 from mezzotint.types import UserError
 
 BOS = "<|startoftext|>"
@@ -47,7 +48,7 @@ class SpecialTokens:
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(FixedLength):
     """CLIP's tokenizer: every text becomes `length` ids, bos + text (cut to fit) + eos + padding."""
 
     vocabulary: Mapping[str, int]
@@ -90,30 +91,6 @@ class Tokenizer:
     def pad_id(self) -> int:
         """The id that fills a sequence up."""
         return self.vocabulary[self.special.pad]
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows that an embedding needs: one more than the highest id."""
-        return max(self.vocabulary.values()) + 1
-
-    def ids(self, text: str) -> list[int]:
-        """The ids of a text alone: no bos, no eos, not cut, not padded."""
-        # A lone surrogate, which only broken input has, cannot be written as UTF-8.
-        return self._backend.encode(text.encode("utf-8", "replace").decode("utf-8"), add_special_tokens=False).ids
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """For every text exactly `length` ids: bos + ids (cut to fit) + eos + padding."""
-        if isinstance(texts, str):
-            raise TypeError("encode takes a sequence of texts; put a single text into a list")
-        rows: list[list[int]] = []
-        for text in texts:
-            row = [self.bos_id, *self.ids(text)[: self.length - 2], self.eos_id]
-            rows.append(row + [self.pad_id] * (self.length - len(row)))
-        return rows
-
-    def left_out(self, text: str) -> list[int]:
-        """The ids at the end of a text that `encode` has no room for."""
-        return self.ids(text)[self.length - 2 :]
 
     def tokens(self, text: str) -> list[str]:
         """The pieces of a text alone, as they stand in the vocabulary."""

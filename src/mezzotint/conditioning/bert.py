@@ -1,0 +1,174 @@
+"""The text encoder of latent diffusion's text-to-image model (Rombach et al. 2022, arXiv:2112.10752, appendix E.2.1).
+
+A transformer over BERT's word pieces, trained with the U-Net: every token sees every other, padding included. B rows,
+L tokens, D their width, N heads of width d. Parameters carry the names of diffusers' LDMBertModel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from mezzotint.conditioning.clip_config import ACTIVATION_NAMES, INERT_KEYS
+from mezzotint.conditioning.clip_transformer import ACTIVATIONS, attend, chosen
+from mezzotint.types import UserError
+
+IDLE_KEYS = INERT_KEYS | {
+    "activation_dropout",
+    "classifier_dropout",
+    "encoder_layerdrop",
+    "init_std",
+    "num_hidden_layers",
+    "scale_embedding",
+}
+"""Keys of its config.json that change nothing in what diffusers computes from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LDMBertConfig:
+    """What it is made of, in the keys of diffusers' LDMBertConfig; defaults are those of the released model."""
+
+    vocab_size: int = 30522
+    """Tokens in the vocabulary."""
+    max_position_embeddings: int = 77
+    """The longest sequence."""
+    d_model: int = 1280
+    """Width D of a token."""
+    encoder_layers: int = 32
+    """Transformer blocks."""
+    encoder_ffn_dim: int = 5120
+    """Width inside the feed-forward branch."""
+    encoder_attention_heads: int = 8
+    """Heads N of the attention."""
+    head_dim: int = 64
+    """Width d of a head; N times d need not be D."""
+    activation_function: str = "gelu"
+    """Activation of the feed-forward branch."""
+    pad_token_id: int = 0
+    """Kept for transformers; the tokenizer pads by its own files."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for sizes that make no network."""
+        for key in fields(self):
+            value = getattr(self, key.name)
+            if key.type == "int" and key.name != "pad_token_id" and (not isinstance(value, int) or value < 1):
+                raise UserError(f"The BERT config has {key.name} {value!r}; it must be a whole number from 1.")
+        if self.activation_function not in ACTIVATION_NAMES:
+            known = ", ".join(ACTIVATION_NAMES)
+            raise UserError(
+                f"The BERT config has activation_function {self.activation_function!r}; it must be one of {known}."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of a token, by the name that other text encoders have for it."""
+        return self.d_model
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LDMBertConfig:
+        """The config that a config.json of diffusers holds. Raises UserError naming what is unknown in it."""
+        if values.get("model_type", "ldmbert") != "ldmbert":
+            raise UserError(f"The config describes a {values['model_type']!r} model; this needs an 'ldmbert'.")
+        known = {key.name for key in fields(cls)}
+        for key, value in values.items():
+            if key not in known | IDLE_KEYS and not key.startswith("_") and value is not None:
+                raise UserError(f"The BERT config has an unknown key {key!r}; this program cannot run that model.")
+        return cls(**{key: value for key, value in values.items() if key in known and value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of a config.json that diffusers makes the same network of."""
+        values = {key.name: getattr(self, key.name) for key in fields(self)}
+        return {"architectures": ["LDMBertModel"], "model_type": "ldmbert", **values}
+
+
+class Attention(nn.Module):
+    """Self-attention with N heads, whose queries, keys and values have no biases."""
+
+    def __init__(self, config: LDMBertConfig) -> None:
+        super().__init__()
+        self.heads = config.encoder_attention_heads
+        inner = self.heads * config.head_dim
+        self.q_proj = nn.Linear(config.d_model, inner, bias=False)
+        self.k_proj = nn.Linear(config.d_model, inner, bias=False)
+        self.v_proj = nn.Linear(config.d_model, inner, bias=False)
+        self.out_proj = nn.Linear(inner, config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B L D] -> [B L D]."""
+        q, k, v = (
+            projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B N L d]
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(attend(q, k, v, causal=False).transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """One transformer block, its norms before its branches."""
+
+    def __init__(self, config: LDMBertConfig) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[config.activation_function]
+        self.self_attn = Attention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
+        self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.final_layer_norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B L D] -> [B L D]."""
+        x = x + self.self_attn(self.self_attn_layer_norm(x))
+        return x + self.fc2(self.act(self.fc1(self.final_layer_norm(x))))
+
+
+class Encoder(nn.Module):
+    """Embeddings, the blocks in a row, and a last norm."""
+
+    def __init__(self, config: LDMBertConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.d_model)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.encoder_layers))
+        self.layer_norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, ids: Tensor) -> list[Tensor]:
+        """The embeddings of ids [B L] and the output of every block, each [B L D] before the last norm.
+
+        Raises UserError if L exceeds the positions.
+        """
+        length, most = ids.shape[1], self.embed_positions.num_embeddings
+        if length > most:
+            raise UserError(f"The text has {length} tokens; this text encoder reads at most {most}: shorten it.")
+        states: list[Tensor] = [self.embed_tokens(ids) + self.embed_positions.weight[:length]]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        return states
+
+
+class LDMBertModel(nn.Module):
+    """The text encoder, and a layer `to_logits` that nothing reads and that files have."""
+
+    def __init__(self, config: LDMBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Encoder(config)
+        self.to_logits = nn.Linear(config.d_model, config.vocab_size)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def read(self, ids: Tensor, *, layer: int = -1, final_norm: bool = True) -> tuple[Tensor, None]:
+        """The tokens [B L D] that leave one block, and nothing that stands for the whole text.
+
+        Layer -1 is the last block. Raises UserError for a layer that is not there, or too long a text.
+        """
+        return chosen(self.model(ids), self.model.layer_norm, layer=layer, final_norm=final_norm), None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """What ids [B L] say: the last block's tokens [B L D] after the last norm."""
+        return self.read(ids)[0]

@@ -1,0 +1,171 @@
+"""Text encoders that are not written here, as conditioners: whatever the library transformers loads (BERT, T5, ...).
+
+That library is the optional extra `transformers` and is imported when the first such encoder is loaded. B rows, L
+tokens, D their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mezzotint.types import UserError
+
+LENGTH = 77
+
+
+def transformers(wanted_for: str) -> Any:
+    """The library. Raises UserError, saying what it is wanted for, where it is not installed."""
+    try:
+        return import_module("transformers")
+    except ImportError as error:
+        raise UserError(
+            f"{wanted_for} needs the library transformers: install it with pip install 'mezzotint[transformers]'."
+        ) from error
+
+
+class ForeignTokenizer:
+    """A tokenizer of transformers whose sequences are all of one length."""
+
+    def __init__(self, tokenizer: Any, length: int = LENGTH) -> None:
+        """Around a fast or slow tokenizer; `length` is that of a sequence, special tokens included.
+
+        Raises UserError for a tokenizer that knows no padding.
+        """
+        if tokenizer.pad_token_id is None:
+            raise UserError("The tokenizer has no token for padding, so it cannot be used here: give it one.")
+        self.tokenizer = tokenizer
+        self.length = length
+        tokenizer.model_max_length = length  # What it is saved with.
+
+    @property
+    def class_name(self) -> str:
+        """Its class in transformers."""
+        return type(self.tokenizer).__name__
+
+    @property
+    def room(self) -> int:
+        """Ids of a text that fit into a sequence."""
+        return self.length - int(self.tokenizer.num_special_tokens_to_add())
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that an embedding needs."""
+        return len(self.tokenizer)
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text alone: no special tokens, not cut, not padded."""
+        return list(self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"])
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """For every text exactly `length` ids, special tokens and padding included."""
+        if isinstance(texts, str):
+            raise TypeError("encode takes a sequence of texts; put a single text into a list")
+        if not texts:
+            return []
+        settings: dict[str, Any] = {"padding": "max_length", "max_length": self.length, "truncation": True}
+        return [list(row) for row in self.tokenizer(list(texts), **settings)["input_ids"]]
+
+    def left_out(self, text: str) -> list[int]:
+        """The ids at the end of a text that `encode` has no room for."""
+        return self.ids(text)[self.room :]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def save(self, folder: str | Path) -> None:
+        """Write its files into a folder."""
+        self.tokenizer.save_pretrained(str(folder))
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """What a conditioner asks of any text encoder's config."""
+
+    hidden_size: int
+    vocab_size: int
+    max_position_embeddings: int
+
+
+class ForeignEncoder(nn.Module):
+    """A text encoder of transformers: ids [B L] to tokens [B L D]. Padding is hidden from the other tokens."""
+
+    def __init__(self, model: nn.Module, pad_id: int) -> None:
+        """Around a model that says `last_hidden_state`; `pad_id` is what its tokenizer fills sequences up with."""
+        super().__init__()
+        self.model = model
+        self.pad_id = pad_id
+        theirs: Any = model.config
+        theirs.use_attention_mask = True  # So that diffusers hides the padding too.
+        positions = getattr(theirs, "max_position_embeddings", None)
+        self.config = ForeignConfig(
+            hidden_size=theirs.hidden_size,
+            vocab_size=theirs.vocab_size,
+            max_position_embeddings=2**31 if positions is None else positions,
+        )
+
+    @property
+    def class_name(self) -> str:
+        """Its class in transformers."""
+        return type(self.model).__name__
+
+    def read(self, ids: Tensor, *, layer: int = -1, final_norm: bool = True) -> tuple[Tensor, None]:
+        """The tokens [B L D] that leave it, and nothing that stands for the whole text.
+
+        Raises UserError for another layer than the last.
+        """
+        if layer != -1 or not final_norm:
+            raise UserError(f"Of a {self.class_name} only the last layer, after its norm, can be read: leave the rest.")
+        return self.model(input_ids=ids, attention_mask=(ids != self.pad_id).long()).last_hidden_state, None
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> list[Path]:
+        """Write config.json and safetensors, cast to `dtype` if given, into a folder; returns the weight files."""
+        model: Any = self.model
+        state = {
+            name: (tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)).contiguous()
+            for name, tensor in model.state_dict().items()
+        }
+        model.save_pretrained(str(folder), state_dict=state, safe_serialization=True)
+        return sorted(folder.glob("*.safetensors"))
+
+
+def load_encoder(source: str | Path, pad_id: int) -> ForeignEncoder:
+    """The text encoder in a folder, or of a hub id, fixed, in evaluation mode.
+
+    Of an encoder and decoder the encoder is taken. Weights are read from safetensors alone and no code that comes with
+    a model is run. Raises UserError where it cannot be loaded or the extra `transformers` is not installed.
+    """
+    library = transformers(f"The text encoder {source}")
+    settings: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    try:
+        config = library.AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+        encoders = library.AutoModelForTextEncoding
+        known = type(config) in library.MODEL_FOR_TEXT_ENCODING_MAPPING
+        model = (encoders if known else library.AutoModel).from_pretrained(str(source), **settings)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"The text encoder {source} cannot be loaded by transformers: {first}.") from error
+    model = model.get_encoder() if model.config.is_encoder_decoder and not known else model
+    return ForeignEncoder(model, pad_id).eval().requires_grad_(False)
+
+
+def load_tokenizer(source: str | Path, length: int | None = None) -> ForeignTokenizer:
+    """The tokenizer in a folder, or of a hub id; `length` none takes what its files say, or LENGTH.
+
+    Raises UserError where it cannot be loaded or the extra `transformers` is not installed.
+    """
+    library = transformers(f"The tokenizer {source}")
+    try:
+        tokenizer = library.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"The tokenizer {source} cannot be loaded by transformers: {first}.") from error
+    told = int(tokenizer.model_max_length)
+    return ForeignTokenizer(tokenizer, (told if told <= 10**6 else LENGTH) if length is None else length)

@@ -106,7 +106,8 @@ class Delta:
                 f[f"lokr_w{n}"] if f"lokr_w{n}" in f else _low_rank(f, f"lokr_w{n}_a", f"lokr_w{n}_b", f"lokr_t{n}")
                 for n in (1, 2)
             )
-            return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second)
+            # torch.kron reads its second factor through a view, which not every layout in memory allows.
+            return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
         return f["diff"]
 
 

@@ -121,7 +121,7 @@ def _changes(part: str, layer: str, roles: Mapping[str, Tensor], layers: Layers,
         if own_alpha is not None and own_alpha.numel() != 1:
             raise UserError(f"its alpha has shape {list(own_alpha.shape)}; it is one number")
         scaled = None if own_alpha is None else float(own_alpha)
-        if scaled is None and delta.rank is not None and delta.algorithm == LORA:
+        if scaled is None and delta.rank is not None:
             scaled = alpha(part, layer, delta.rank)
         shape = layers.shape(place)
         assert shape is not None  # _fitted would have refused
@@ -182,10 +182,14 @@ def peft_alpha(metadata: Mapping[str, str], name: str) -> Alpha:
             part: {str(ending): float(value) for ending, value in (_of(config, part, "alpha_pattern") or {}).items()}
             for part in ("unet", "text_encoder", "text_encoder_2")
         }
-        usual = {part: _of(config, part, "lora_alpha") for part in patterns}
+        # What LoRA has as lora_alpha, LoHa and LoKr have as alpha.
+        usual = {part: _of(config, part, "lora_alpha", "alpha") for part in patterns}
         alphas = {part: None if value is None else float(value) for part, value in usual.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{name} is damaged: its {PEFT_METADATA} cannot be read.") from error
+    if config.get("peft_type") == "LOKR" and config.get("alpha") != config.get("r"):
+        # peft scales whole matrices too, which have no rank by which a file could tell how much.
+        raise UserError(f"{name} is a LoKr of peft's whose alpha is not its rank, which cannot be read here.")
     for ending in (ending for endings in patterns.values() for ending in endings):
         if any(sign in ending for sign in r"\*+?^$[](){}|"):
             raise UserError(f"{name} gives an alpha for the pattern {ending!r}, which cannot be read here.")
@@ -198,9 +202,10 @@ def peft_alpha(metadata: Mapping[str, str], name: str) -> Alpha:
     return alpha
 
 
-def _of(config: Mapping[str, Any], part: str, key: str) -> Any:
-    """A setting of peft's, the part's own or that of all."""
-    return config.get(f"{part}.{key}", config.get(key))
+def _of(config: Mapping[str, Any], part: str, *keys: str) -> Any:
+    """A setting of peft's by the first of its names that is there, the part's own before that of all."""
+    names = [name for key in keys for name in (f"{part}.{key}", key)]
+    return next((config[name] for name in names if config.get(name) is not None), None)
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +83,14 @@ def peft_tensors(adapter: Adapter) -> dict[str, Tensor]:
         layer, _, leaf = parameter.rpartition(".")
         outputs = delta.magnitude is None or delta.magnitude.shape[0] == delta.magnitude.numel()
         if leaf == "bias" or set(delta.factors) != {"lora_down", "lora_up"} or not outputs:
-            raise UserError(
-                f"{adapter.name} changes {parameter} in a way that peft has no LoRA for: write it as kohya."
-            )
+            raise UserError(f"{adapter.name} changes {parameter} as peft's LoRA cannot: write it as kohya's.")
         name = f"{part}.{layer}"
         tensors[f"{name}.lora_A.weight"] = delta.factors["lora_down"].contiguous()
         tensors[f"{name}.lora_B.weight"] = delta.factors["lora_up"].contiguous()
         if delta.magnitude is not None:
             # peft's shape is [o] for a matrix and [1 o 1 1] for a kernel.
             m = delta.magnitude.flatten()
-            tensors[f"{name}.lora_magnitude_vector"] = m if delta.magnitude.ndim == 2 else m[None, :, None, None]
+            tensors[f"{name}.lora_magnitude_vector.weight"] = m if delta.magnitude.ndim == 2 else m[None, :, None, None]
     return tensors
 
 
@@ -109,7 +108,7 @@ def peft_settings(adapter: Adapter) -> dict[str, str]:
         }
         ranks = {layer: _rank(delta) for layer, delta in deltas.items()}
         alphas = {layer: ranks[layer] if delta.alpha is None else delta.alpha for layer, delta in deltas.items()}
-        rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+        rank, alpha = _usual(ranks.values()), _usual(alphas.values())
         config |= {
             f"{part}.r": rank,
             f"{part}.rank_pattern": {layer: own for layer, own in ranks.items() if own != rank},
@@ -126,6 +125,12 @@ def exact_number(value: float) -> Tensor:
     """A number as a tensor of no axes, in 32 bits where they hold it exactly, as peers write it; else in 64."""
     short = torch.tensor(value, dtype=torch.float32)
     return short if float(short) == value else torch.tensor(value, dtype=torch.float64)
+
+
+def _usual(values: Iterable[float]) -> float:
+    """The value that is there most often; of several the least."""
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value))
 
 
 def _rank(delta: Delta) -> int:

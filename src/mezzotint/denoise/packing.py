@@ -23,10 +23,10 @@ def packed(unet: UNet, size: tuple[int, int]) -> UNet:
     """A network that draws latents [B C *size] as `unet` does, faster on a CPU; its last bits may differ.
 
     At another size, with gradients, on another device or in another dtype it is merely as fast as `unet`. It shares
-    the parameters of `unet`, which stays as it was, and so has its state_dict; make it again when they change. Where
-    nothing can be packed it is `unet` itself.
+    the parameters of `unet`, which stays as it was, and so has its state_dict; where one of them changes, `repack` the
+    layer that has it. Where nothing can be packed it is `unet` itself.
     """
-    if not can_pack(unet):
+    if not can_pack(unet.conv_in.weight):
         return unet
     shared: dict[int, object] = {id(tensor): tensor for tensor in unet.parameters()}
     clone = copy.deepcopy(unet, shared)
@@ -43,9 +43,14 @@ def packed(unet: UNet, size: tuple[int, int]) -> UNet:
     return clone
 
 
-def can_pack(unet: UNet) -> bool:
-    """Whether the network is on a CPU, in a dtype that this build of torch multiplies with oneDNN."""
-    weight = unet.conv_in.weight
+def repack(layer: nn.Module) -> None:
+    """Lay out a packed layer's weight anew, after it has changed; any other layer has nothing to do."""
+    if isinstance(layer, PackedLinear | PackedConv):
+        layer.pack()
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether a weight is on a CPU, in a dtype that this build of torch multiplies with oneDNN."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:
@@ -83,13 +88,19 @@ class PackedLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear | Pointwise, positions: int) -> None:
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        plain = layer.weight.detach().flatten(1).contiguous()
-        self.blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(plain, positions)
+        self.weight, self.bias, self.positions = layer.weight, layer.bias, positions
+        self.pack()
+
+    def pack(self) -> None:
+        """Lay out the weight as it is now, or not at all where it is on a device or in a dtype that has no blocks."""
+        self.blocks: Tensor | None = None
+        if can_pack(self.weight):
+            plain = self.weight.detach().flatten(1).contiguous()
+            self.blocks = torch.ops.mkldnn._reorder_linear_weight(plain, self.positions)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [.. C]."""
-        if not fits(x, self.blocks):
+        if self.blocks is None or not fits(x, self.blocks):
             return F.linear(x, self.weight.flatten(1), self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
 
@@ -101,15 +112,21 @@ class PackedConv(nn.Module):
         super().__init__()
         self.weight, self.bias, self.size = layer.weight, layer.bias, size
         self.padding, self.stride = [int(n) for n in layer.padding], list(layer.stride)
-        shape = [ROWS, layer.in_channels, *size]
-        self.blocks: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(
-            layer.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, shape
-        )
+        self.pack()
+
+    def pack(self) -> None:
+        """As PackedLinear.pack."""
+        self.blocks: Tensor | None = None
+        if can_pack(self.weight):
+            shape = [ROWS, self.weight.shape[1], *self.size]
+            self.blocks = torch.ops.aten.mkldnn_reorder_conv2d_weight(
+                self.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, shape
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x [B C h w]."""
         x = x.contiguous(memory_format=torch.channels_last)
-        if x.shape[2:] != self.size or not fits(x, self.blocks):
+        if self.blocks is None or x.shape[2:] != self.size or not fits(x, self.blocks):
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.blocks, self.bias, self.padding, self.stride, [1, 1], 1, "none", [], ""

@@ -147,19 +147,29 @@ class _File:
             config = self._own(part, LDMBertConfig.from_dict) or bert.config(shapes)
             places = bert.places(config)
         else:
-            projection = names == clip.OPEN_CLIP
-            config = self._own(part, CLIPTextConfig.from_dict) or clip.config(shapes, names, projection=projection)
+            ours = self._own(part, CLIPTextConfig.from_dict)
+            config = clip.config(shapes, names, projection=names == clip.OPEN_CLIP) if ours is None else ours
             places = clip.places(config, names)
-            if reading.final_norm and reading.layer == -2 and config.num_hidden_layers == SHORT_VIT_H:
+            if reading.pooled and not config.with_projection:
+                raise UserError(f"The tensor {prefix}text_projection is missing: get the file again.")
+            # A config that we kept is a folder's, which holds the encoder as `trimmed` leaves it.
+            if reading.final_norm and (ours is not None or config.num_hidden_layers == SHORT_VIT_H):
                 reading = replace(reading, layer=-1)
         return Part(
             kind=part, prefix=prefix, names=names, config=config, places=prefixed(places, prefix), reading=reading
         )
 
     def _own(self, kind: str, make: Callable[[dict[str, Any]], Made]) -> Made | None:
-        """The config that our own metadata keeps of a part."""
+        """The config that our own metadata keeps of a part. Raises UserError where it describes no such part."""
         values = own(self.metadata, kind)
-        return None if values is None else make(values)
+        try:
+            return None if values is None else make(values)
+        except UserError:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"The metadata of the {kind} holds values of the wrong kind: get the file again."
+            ) from error
 
 
 def trimmed(part: Part) -> Part:

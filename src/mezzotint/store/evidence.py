@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 from typing import Any, cast
 
 from mezzotint.store.ldm.names import Shapes
@@ -215,4 +215,4 @@ def is_leftover(name: str) -> bool:
 def deviation(numbers: list[float]) -> float:
     """The standard deviation of one or more numbers around their own mean."""
     mean = sum(numbers) / len(numbers)
-    return sqrt(sum((number - mean) ** 2 for number in numbers) / len(numbers))
+    return hypot(*(number - mean for number in numbers)) / sqrt(len(numbers))

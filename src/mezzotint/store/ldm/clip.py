@@ -82,14 +82,14 @@ def config(shapes: Shapes, names: str, *, projection: bool = True) -> CLIPTextCo
         tokens, positions = shape(shapes, "token_embedding.weight", 2), shape(shapes, "positional_embedding", 2)
         widened = shape(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
         blocks = length(shapes, "transformer.resblocks.{}.attn.in_proj_weight")
-        projected = shapes.get("text_projection", (0, 0))[-1]
+        projected = shape(shapes, "text_projection", 2)[1] if "text_projection" in shapes else 0
     else:
         prefix = "" if names == BARE else "text_model."
         tokens = shape(shapes, f"{prefix}embeddings.token_embedding.weight", 2)
         positions = shape(shapes, f"{prefix}embeddings.position_embedding.weight", 2)
         widened = shape(shapes, f"{prefix}encoder.layers.0.mlp.fc1.weight", 2)[0]
         blocks = length(shapes, f"{prefix}encoder.layers.{{}}.mlp.fc1.weight")
-        projected = shapes.get("text_projection.weight", (0, 0))[0]
+        projected = shape(shapes, "text_projection.weight", 2)[0] if "text_projection.weight" in shapes else 0
     vocabulary, width = tokens
     projected = projected if projection else 0
     return CLIPTextConfig(

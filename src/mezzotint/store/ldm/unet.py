@@ -148,12 +148,12 @@ def config(shapes: Shapes, *, pooled_text: int | None = None) -> UNetConfig:
     )
     ups = _ups(shapes, len(downs), layers)
     middle = length(shapes, "middle_block.1.transformer_blocks.{}.attn2.to_k.weight")
+    prefix = _first_transformer(shapes, downs, middle)
     if middle == 0 and "middle_block.0.in_layers.0.weight" in shapes:
         raise UserError(
             "The U-Net's middle has no transformer, as in SSD-1B and Vega, which this program cannot run: "
             "use the model that it was distilled from."
         )
-    prefix = _first_transformer(shapes, downs, middle)
     text = shape(shapes, f"{prefix}.transformer_blocks.0.attn2.to_k.weight", 2)[1]
     widths = tuple(level[0].width for level in downs)
     if any(width % GROUPS != 0 for width in widths):

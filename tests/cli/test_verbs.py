@@ -17,6 +17,7 @@ from PIL import Image
 import mezzotint
 from mezzotint.cli import VERBS, main
 from mezzotint.cli.flags import field_docs
+from mezzotint.cli.inspect import lines
 from mezzotint.store.png import read_provenance
 from mezzotint.types import Request
 
@@ -152,6 +153,15 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]):
         for path in (Path(mezzotint.__file__).parent / "models").iterdir()
         if (path / "model_index.json").is_file()
     }
+
+
+def test_inspect_prints_the_first_of_many():
+    names = [str(number) for number in range(1200)]
+    told = {"unused_keys": names, "missing_keys": [], "size": [64, 32], "refusal": None}
+    assert lines(told) == [
+        "unused keys           0, 1, 2, 3, 4, 5, 6, 7 and 1,192 more",
+        "size                  64, 32",
+    ]
 
 
 def test_inspect_as_text_and_as_json(here: Path, capsys: pytest.CaptureFixture[str]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import time
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from mezzotint.store.inspect import inspect
 from mezzotint.types import UserError
 
 UNET = "model.diffusion_model."
-TELL = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+FIRST = f"{UNET}input_blocks.0.0.weight"
+SPREAD = f"{UNET}output_blocks.3.1.transformer_blocks.0.norm1.bias"
+"""In the tiny Stable Diffusion 2, the tensor whose spread tells of v-prediction."""
+
+Shapes = dict[str, tuple[int, ...]]
 
 
-def hollow(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "F16", metadata: dict[str, str] | None = None):
+def hollow(path: Path, shapes: Shapes, dtype: str = "F16", metadata: dict[str, str] | None = None):
     """A safetensors file of zeros, as sparse as the file system allows."""
     width, place, header = {"F16": 2, "BF16": 2, "F32": 4}[dtype], 0, {}
     for name, shape in shapes.items():
@@ -33,48 +38,56 @@ def hollow(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "F16", m
     return path
 
 
-def checkpoint(context: int, channels: int = 4, **more: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The tensors that tell a single-file model's family."""
-    return {
-        f"{UNET}input_blocks.0.0.weight": (320, channels, 3, 3),
-        f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, context),
-        "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
-        **more,
-    }
-
-
-ADDED = {f"{UNET}label_emb.0.0.weight": (1280, 2816)}
-
-
 @pytest.mark.parametrize(
-    ("shapes", "family"),
+    ("file", "family", "read"),
     [
-        (checkpoint(768), "Stable Diffusion 1.x"),
-        (checkpoint(768, 9), "Stable Diffusion 1.x inpainting"),
-        (checkpoint(768, 8), "Stable Diffusion 1.x instruct-pix2pix"),
-        (checkpoint(1024), "Stable Diffusion 2.x"),
-        (checkpoint(1024, 5), "Stable Diffusion 2.x depth"),
-        (checkpoint(1024) | {f"{UNET}label_emb.0.0.weight": (1280, 1536)}, "Stable Diffusion 2.x unCLIP"),
-        (checkpoint(2048) | ADDED, "Stable Diffusion XL"),
-        (checkpoint(1280) | {f"{UNET}label_emb.0.0.weight": (1536, 2560)}, "Stable Diffusion XL refiner"),
-        (checkpoint(1280), "latent diffusion 1.4B"),
-        (checkpoint(192), "Stable Diffusion layout, 192 wide text"),
+        ("ldm", "latent diffusion 1.4B", "layer -1, with the final norm"),
+        ("sd1", "Stable Diffusion 1.x", "layer -1, with the final norm"),
+        ("sd2", "Stable Diffusion 2.x", "layer -2, with the final norm"),
+        ("sdxl", "Stable Diffusion XL", "layer -2, without the final norm"),
+        ("refiner", "Stable Diffusion XL refiner", "layer -2, without the final norm, and pooled"),
     ],
 )
-def test_families_of_single_files(tmp_path: Path, shapes: dict[str, tuple[int, ...]], family: str):
-    told = inspect(hollow(tmp_path / "any-name.safetensors", shapes))
+def test_families_of_single_files(tmp_path: Path, checkpoints: dict[str, Shapes], file: str, family: str, read: str):
+    extra: Shapes = {"something.else": (3,), "betas": (5,)}
+    path = hollow(tmp_path / "any-name.safetensors", checkpoints[file] | extra)
+    told = inspect(path)
     assert told["layout"] == "single file, latent diffusion layout"
     assert told["family"] == family
     assert told["dtype"] == "float16"
-    assert told["parts"]["vae"] == {"dtype": "float16", "parameters": 512 * 4 * 9}
-    assert told["parameters"] == sum(part["parameters"] for part in told["parts"].values())
+    assert (told["unused_keys"], told["unknown_keys"]) == (["something.else", "betas"], ["something.else"])
+    assert (told["missing_keys"], told["refusal"]) == ([], None)
+    assert told["size"] == {"ldm": [256, 256], "sdxl": [1024, 1024], "refiner": [1024, 1024]}.get(file, [512, 512])
+    assert all(told[key].endswith(".") for key in ("prediction_evidence", "schedule_evidence", "size_evidence"))
+    vae = {name: shape for name, shape in checkpoints[file].items() if name.startswith("first_stage_model.")}
+    assert told["parts"]["vae"] == {
+        "dtype": "float16",
+        "parameters": sum(prod(shape) for shape in vae.values()),
+        "names": "latent diffusion names",
+        "prefix": "first_stage_model.",
+    }
+    assert told["parts"]["text_encoder"]["read"] == read
+    assert told["parameters"] == sum(part["parameters"] for part in told["parts"].values()) + 8
+    json.dumps(told)
+
+
+def test_what_is_missing_is_named(tmp_path: Path, checkpoints: dict[str, Shapes]):
+    shapes = checkpoints["sd1"]
+    del shapes[f"{UNET}time_embed.2.bias"]
+    assert inspect(hollow(tmp_path / "x.safetensors", shapes))["missing_keys"] == [f"{UNET}time_embed.2.bias"]
+    broken = inspect(hollow(tmp_path / "y.safetensors", {FIRST: (320, 4, 3, 3)}))
+    assert "missing" in broken["refusal"]
 
 
 @pytest.mark.parametrize(("dtype", "spread"), [("F16", 0.25), ("F32", 0.25), ("BF16", 0.25), ("F16", 2**-7)])
-def test_v_prediction_is_told_by_the_spread_of_one_tensor(tmp_path: Path, dtype: str, spread: float):
-    path = hollow(tmp_path / "two.safetensors", {TELL: (320,), **checkpoint(1024)}, dtype)
-    numbers = [spread if index % 2 == 0 else -spread for index in range(320)]
-    packed = struct.pack("<320e" if dtype == "F16" else "<320f", *numbers)
+def test_v_prediction_is_told_by_the_spread_of_one_tensor(
+    tmp_path: Path, checkpoints: dict[str, Shapes], dtype: str, spread: float
+):
+    shapes = {SPREAD: checkpoints["sd2"].pop(SPREAD), **checkpoints["sd2"]}  # First, so at the data's beginning.
+    path = hollow(tmp_path / "two.safetensors", shapes, dtype)
+    count = shapes[SPREAD][0]
+    numbers = [spread if index % 2 == 0 else -spread for index in range(count)]
+    packed = struct.pack(f"<{count}e" if dtype == "F16" else f"<{count}f", *numbers)
     if dtype == "BF16":
         packed = b"".join(packed[place + 2 : place + 4] for place in range(0, len(packed), 4))
     with path.open("r+b") as file:
@@ -83,16 +96,27 @@ def test_v_prediction_is_told_by_the_spread_of_one_tensor(tmp_path: Path, dtype:
     told = inspect(path)
     assert told["prediction_type"] == ("v_prediction" if spread > 0.09 else "epsilon")
     assert f"deviation {spread:.3f}" in told["prediction_evidence"]
+    assert told["size"] == ([768, 768] if spread > 0.09 else [512, 512])
 
 
-def test_v_prediction_is_told_by_a_marker_or_by_metadata(tmp_path: Path):
-    marked = inspect(hollow(tmp_path / "a.safetensors", checkpoint(2048) | ADDED | {"v_pred": (1,)}))
-    assert (marked["prediction_type"], marked["prediction_evidence"]) == ("v_prediction", "tensor v_pred")
-    spec = {"modelspec.prediction_type": "v"}
-    assert inspect(hollow(tmp_path / "b.safetensors", checkpoint(768), metadata=spec))["prediction_type"] == (
-        "v_prediction"
-    )
-    assert inspect(hollow(tmp_path / "c.safetensors", checkpoint(768)))["prediction_type"] == "epsilon"
+def test_numbers_that_cannot_be_read_tell_nothing(tmp_path: Path, checkpoints: dict[str, Shapes]):
+    shapes = checkpoints["sd2"] | {"alphas_cumprod": (200_000,)}
+    told = inspect(hollow(tmp_path / "long.safetensors", shapes))
+    assert told["zero_terminal_snr"] is False
+    assert "deviation 0.000" in told["prediction_evidence"]
+    told = inspect(hollow(tmp_path / "short.safetensors", checkpoints["sd2"] | {"alphas_cumprod": (9,)}))
+    assert told["zero_terminal_snr"] is True  # Zeros: nothing of the picture is left at the end.
+
+
+def test_v_prediction_is_told_by_a_marker_or_by_metadata(tmp_path: Path, checkpoints: dict[str, Shapes]):
+    marked = inspect(hollow(tmp_path / "a.safetensors", checkpoints["sdxl"] | {"v_pred": (0,), "ztsnr": (0,)}))
+    assert (marked["prediction_type"], marked["zero_terminal_snr"]) == ("v_prediction", True)
+    assert "v_pred" in marked["prediction_evidence"]
+    assert "ztsnr" in marked["schedule_evidence"]
+    spec = {"modelspec.prediction_type": "v", "modelspec.resolution": "640x512"}
+    told = inspect(hollow(tmp_path / "b.safetensors", checkpoints["sd1"], metadata=spec))
+    assert (told["prediction_type"], told["size"]) == ("v_prediction", [640, 512])
+    assert inspect(hollow(tmp_path / "c.safetensors", checkpoints["sd1"]))["prediction_type"] == "epsilon"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,7 @@ def test_v_prediction_is_told_by_a_marker_or_by_metadata(tmp_path: Path):
         ({"something": (3,)}, {"layout": "unknown tensors", "first": ["something"], "parameters": 3}),
     ],
 )
-def test_other_files(tmp_path: Path, shapes: dict[str, tuple[int, ...]], expected: dict[str, Any]):
+def test_other_files(tmp_path: Path, shapes: Shapes, expected: dict[str, Any]):
     told = inspect(hollow(tmp_path / "x.safetensors", shapes))
     assert told.items() >= expected.items()
 
@@ -142,8 +166,8 @@ def test_parts_of_ours(tiny_folder: Path, part: str, layout: str):
     assert inspect(tiny_folder / part)["layout"] == layout
 
 
-def test_a_file_of_gigabytes_takes_no_time(tmp_path: Path):
-    shapes = checkpoint(768) | {f"{UNET}middle.{index}.weight": (1280, 1280) for index in range(1000)}
+def test_a_file_of_gigabytes_takes_no_time(tmp_path: Path, checkpoints: dict[str, Shapes]):
+    shapes = checkpoints["sdxl"] | {f"{UNET}extra.{index}.weight": (1280, 1280) for index in range(1000)}
     path = hollow(tmp_path / "large.safetensors", shapes, "F32")
     assert path.stat().st_size > 6e9
     began = time.process_time()  # Not the wall clock, which also tells of whatever else runs.

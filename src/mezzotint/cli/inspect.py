@@ -13,6 +13,8 @@ from mezzotint.store.inspect import inspect
 from mezzotint.types import UserError
 
 ABOUT = "Say what a model file or folder holds, from its headers alone."
+SHOWN = 8
+"""The most values of a list that are printed as text; JSON has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,16 @@ def lines(told: dict[str, Any], indent: str = "") -> list[str]:
             if value:
                 shown += [f"{indent}{label}", *lines(value, indent + "  ")]
         elif isinstance(value, list):
-            shown.append(f"{indent}{label:<22}{', '.join(str(item) for item in value)}")
+            if value:
+                shown.append(f"{indent}{label:<22}{listed(value)}")
         elif isinstance(value, int) and not isinstance(value, bool):
             shown.append(f"{indent}{label:<22}{value:,}")
         elif value is not None:
             shown.append(f"{indent}{label:<22}{value}")
     return shown
+
+
+def listed(values: list[Any]) -> str:
+    """The values in one line: all, or the first few and how many more there are."""
+    first = ", ".join(str(value) for value in values[:SHOWN])
+    return first if len(values) <= SHOWN else f"{first} and {len(values) - SHOWN:,} more"

@@ -1,37 +1,33 @@
 """What a file or folder holds, told from JSON headers alone: no weights are read and no torch is imported.
 
-A single file is told by its keys and shapes, never by its name. The tells are those of the files in use: widths of the
-text tokens that cross-attention reads, channels of the first convolution, embeddings beside the time's.
+A single file is told by its keys and shapes, never by its name: a whole model by `store.families`.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from mezzotint.store.contents import Part, unet_prefix
 from mezzotint.store.facts import FILE_NAME, read_facts, read_json
+from mezzotint.store.families import recognise
 from mezzotint.store.header import Header, TensorEntry, read_header
+from mezzotint.store.keymap import sources
+from mezzotint.store.kinds import Glance
 from mezzotint.store.layout import STEMS, is_model_folder, weight_headers
+from mezzotint.store.ldm import vae
 from mezzotint.types import UserError
 
 Tensors = dict[str, TensorEntry]
 
-LDM_PARTS = {
-    "unet": ("model.diffusion_model.",),
-    "vae": ("first_stage_model.",),
-    "text_encoder": ("cond_stage_model.", "conditioner."),
-    "controlnet": ("control_model.",),
-}
-"""The parts of a single file in the layout of the latent diffusion code, and the prefixes of their tensors."""
+CONTROLNET = "control_model."
 IGNORED = ("model_ema.", "loss.")
-V_PREDICTION_STD = 0.09
-"""Above this the biases of the last up block's first norm are those of Stable Diffusion 2.x trained on v."""
-V_PREDICTION_TELL = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
-VARIANTS = {5: " depth", 7: " upscaler", 8: " instruct-pix2pix", 9: " inpainting"}
-"""What the channels that a U-Net reads beyond its latent's four are for."""
+MAX_NUMBERS = 100_000
+"""The most numbers that are read of one tensor."""
+FLOATS = {"float64": "d", "float32": "f", "float16": "e"}
+"""How the struct module calls them."""
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -65,7 +61,9 @@ def _model_folder(folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "layout": "diffusers folder",
         "class": index.get("_class_name"),
-        "family": family(unet.get("cross_attention_dim"), unet.get("in_channels"), _added_width(unet)),
+        "family": Glance(
+            text=unet.get("cross_attention_dim"), channels=unet.get("in_channels"), pooled=_added_width(unet)
+        ).name,
         "parts": parts,
         "parameters": sum(part.get("parameters", 0) for part in parts.values()),
     }
@@ -112,22 +110,22 @@ def _single_file(header: Header) -> dict[str, Any]:
 
 def _layout(header: Header, tensors: Tensors) -> tuple[str, dict[str, Any]]:
     """The layout's name and what else its keys tell."""
-    if _with_prefix(tensors, LDM_PARTS["unet"]):
-        return "single file, latent diffusion layout", _checkpoint(header, tensors)
+    shapes = {name: entry.shape for name, entry in tensors.items()}
+    if unet_prefix(shapes) is not None:
+        return "single file, latent diffusion layout", _checkpoint(header)
     if any(name.endswith((".lora_down.weight", ".lora_A.weight", ".hada_w1_a", ".lokr_w1")) for name in tensors):
         return "LoRA", _lora(tensors)
-    if "controlnet_cond_embedding.conv_in.weight" in tensors or _with_prefix(tensors, LDM_PARTS["controlnet"]):
+    if "controlnet_cond_embedding.conv_in.weight" in tensors or any(name.startswith(CONTROLNET) for name in tensors):
         return "ControlNet", {}
-    for prefix in ("", "first_stage_model.", "vae."):
-        if f"{prefix}decoder.conv_in.weight" in tensors:
-            channels = tensors[f"{prefix}decoder.conv_in.weight"].shape[1]
-            theirs = f"{prefix}decoder.mid_block.resnets.0.conv1.weight" in tensors
-            layout = "diffusers names" if theirs else "latent diffusion names"
-            return f"autoencoder, {layout}", {"latent_channels": channels}
+    found = vae.find(shapes)
+    if found is not None:
+        prefix, names = found
+        return f"autoencoder, {names}", {"latent_channels": shapes.get(f"{prefix}decoder.conv_in.weight", (0, None))[1]}
     if "conv_in.weight" in tensors and "time_embedding.linear_1.weight" in tensors:
         context = _shape(tensors, "attn2.to_k.weight", 1)
         added = _shape(tensors, "add_embedding.linear_1.weight", 1)
-        return "U-Net, diffusers names", {"family": family(context, tensors["conv_in.weight"].shape[1], added)}
+        channels = tensors["conv_in.weight"].shape[1]
+        return "U-Net, diffusers names", {"family": Glance(text=context, channels=channels, pooled=added).name}
     if any(name.endswith("embeddings.token_embedding.weight") for name in tensors):
         width = _shape(tensors, "embeddings.token_embedding.weight", 1)
         return "CLIP, transformers names", {"width": width}
@@ -136,40 +134,46 @@ def _layout(header: Header, tensors: Tensors) -> tuple[str, dict[str, Any]]:
     return "unknown tensors", {"first": sorted(tensors)[:8]}
 
 
-def _checkpoint(header: Header, tensors: Tensors) -> dict[str, Any]:
-    """What a whole model in one file is, by the keys of its U-Net."""
-    parts: dict[str, Any] = {}
-    for part, prefixes in LDM_PARTS.items():
-        own = _with_prefix(tensors, prefixes)
-        if own:
-            dtypes = list(dict.fromkeys(entry.dtype for entry in own.values()))
-            parts[part] = {"dtype": ", ".join(dtypes), "parameters": sum(entry.count for entry in own.values())}
-    context = _shape(tensors, "attn2.to_k.weight", 1)
-    channels = _shape(tensors, "input_blocks.0.0.weight", 1)
-    added = _shape(tensors, "label_emb.0.0.weight", 1)
-    prediction, evidence = _prediction(header, tensors, context, added)
+def _checkpoint(header: Header) -> dict[str, Any]:
+    """What a whole model in one file is."""
+    tensors = header.tensors
+    family = recognise(
+        {name: entry.shape for name, entry in tensors.items()},
+        header.metadata,
+        lambda name: _numbers(header.path, tensors[name]),
+    )
+    trained = family.training
     return {
-        "family": family(context, channels, added),
-        "parts": parts,
-        "prediction_type": prediction,
-        "prediction_evidence": evidence,
+        "family": family.name,
+        "parts": {part.kind: _part(part, tensors) for part in family.parts},
+        "prediction_type": trained.prediction,
+        "prediction_evidence": trained.prediction_evidence,
+        "zero_terminal_snr": bool(trained.schedule.get("rescale_betas_zero_snr", False)),
+        "schedule_evidence": trained.schedule_evidence,
+        "size": list(trained.size),
+        "size_evidence": trained.size_evidence,
+        "scaling_factor": family.scaling_factor,
+        "averaged_weights": family.averaged,
+        "refusal": family.refusal,
+        "unused_keys": list(family.unused),
+        "unknown_keys": list(family.unknown),
+        "missing_keys": list(family.missing),
     }
 
 
-def _prediction(header: Header, tensors: Tensors, context: int | None, added: int | None) -> tuple[str, str]:
-    """The prediction type that a single file tells of, and what tells of it."""
-    told = header.metadata.get("modelspec.prediction_type")
-    if told is not None:
-        return ("v_prediction" if told.startswith("v") else told), "metadata modelspec.prediction_type"
-    if "v_pred" in tensors:
-        return "v_prediction", "tensor v_pred"
-    name = f"model.diffusion_model.{V_PREDICTION_TELL}"
-    if context == 1024 and added is None and name in tensors:
-        deviation = _deviation(_numbers(header.path, tensors[name]))
-        above = deviation > V_PREDICTION_STD
-        prediction = "v_prediction" if above else "epsilon"
-        return prediction, f"{name} has deviation {deviation:.3f}, {'above' if above else 'up to'} {V_PREDICTION_STD}"
-    return "epsilon", "the default: nothing tells of another"
+def _part(part: Part, tensors: Tensors) -> dict[str, Any]:
+    """One network in a checkpoint: its dtype, its parameters, its names, and what is read of a text encoder."""
+    own = [tensors[name] for name in sources(part.places) if name in tensors]
+    told: dict[str, Any] = {
+        "dtype": ", ".join(sorted({entry.dtype for entry in own})),
+        "parameters": sum(entry.count for entry in own),
+        "names": part.names,
+        "prefix": part.prefix,
+    }
+    if part.reading is not None:
+        norm = "with" if part.reading.final_norm else "without"
+        told["read"] = f"layer {part.reading.layer}, {norm} the final norm{', and pooled' * part.reading.pooled}"
+    return told
 
 
 def _lora(tensors: Tensors) -> dict[str, Any]:
@@ -177,28 +181,7 @@ def _lora(tensors: Tensors) -> dict[str, Any]:
     downs = [entry for name, entry in tensors.items() if name.endswith((".lora_down.weight", ".lora_A.weight"))]
     contexts = [_shape(tensors, f"attn2{end}", 1) for end in ("_to_k.lora_down.weight", ".to_k.lora_A.weight")]
     context = next((width for width in contexts if width is not None), None)
-    return {"ranks": sorted({entry.shape[0] for entry in downs}), "family": family(context, None, None)}
-
-
-def family(context: int | None, channels: int | None, added: int | None) -> str:
-    """The family of a U-Net that reads text tokens `context` wide and `channels` channels.
-
-    `added` is the width of what joins the time embedding, in SDXL the pooled text and the sizes.
-    """
-    known = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
-    if context is None:
-        return "unknown"
-    if context == 1280:
-        name = "Stable Diffusion XL refiner" if added is not None else "latent diffusion 1.4B"
-    elif context == 1024 and added is not None:
-        name = "Stable Diffusion 2.x unCLIP"
-    else:
-        name = known.get(context, f"Stable Diffusion layout, {context} wide text")
-    return name + VARIANTS.get(4 if channels is None else channels, "")
-
-
-def _with_prefix(tensors: Tensors, prefixes: tuple[str, ...]) -> Tensors:
-    return {name: entry for name, entry in tensors.items() if name.startswith(prefixes)}
+    return {"ranks": sorted({entry.shape[0] for entry in downs}), "family": Glance(text=context).name}
 
 
 def _shape(tensors: Tensors, end: str, axis: int) -> int | None:
@@ -209,18 +192,14 @@ def _shape(tensors: Tensors, end: str, axis: int) -> int | None:
     return None
 
 
-def _deviation(numbers: list[float]) -> float:
-    mean = sum(numbers) / len(numbers)
-    return sqrt(sum((number - mean) ** 2 for number in numbers) / len(numbers))
-
-
 def _numbers(path: Path, entry: TensorEntry) -> list[float]:
-    """A small tensor's numbers, read with nothing but the standard library."""
+    """A small tensor's numbers, read with nothing but the standard library; none of another kind of tensor."""
+    if entry.count > MAX_NUMBERS or entry.dtype not in (*FLOATS, "bfloat16"):
+        return []
     with path.open("rb") as file:
         file.seek(entry.begin)
         data = file.read(entry.end - entry.begin)
     if entry.dtype == "bfloat16":
         halves = struct.unpack(f"<{entry.count}H", data)
         return [struct.unpack("<f", struct.pack("<I", half << 16))[0] for half in halves]
-    code = {"float64": "d", "float32": "f", "float16": "e"}.get(entry.dtype, "f")
-    return list(struct.unpack(f"<{entry.count}{code}", data))
+    return list(struct.unpack(f"<{entry.count}{FLOATS[entry.dtype]}", data))

@@ -1,18 +1,19 @@
 """Where our tensors lie in files of another layout: names, and slices, transposes and shapes that differ.
 
 A map tells, for every tensor of a module, its piece of a foreign tensor. It is read in one direction to load and in the
-other to save, so what is saved and loaded again is equal to the bit.
+other to save, so what is saved and loaded again is equal to the bit. Importing this imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mezzotint.types import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class Piece:
 
 KeyMap = Mapping[str, Piece]
 """Our names, and where each tensor lies."""
+
+
+def prefixed(places: KeyMap, prefix: str) -> KeyMap:
+    """The same map for a file where every foreign name begins with `prefix`."""
+    return {name: replace(piece, source=prefix + piece.source) for name, piece in places.items()}
+
+
+def sources(places: KeyMap) -> set[str]:
+    """The foreign tensors that a map reads."""
+    return {piece.source for piece in places.values()}
 
 
 def shape_of(piece: Piece, foreign: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,6 +70,8 @@ def taken(piece: Piece, foreign: Tensor) -> Tensor:
 
 def given(tensors: Mapping[str, Tensor], places: KeyMap) -> dict[str, Tensor]:
     """The foreign tensors by name, contiguous, put together of ours. Raises KeyError for one that has no place."""
+    import torch
+
     pieces: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
         piece = places[name]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from mezzotint.conditioning.bert import LDMBertConfig, LDMBertModel
+from mezzotint.conditioning.bert import LDMBertModel
 from mezzotint.conditioning.clip import CLIPTextConfig, CLIPTextModel
 from mezzotint.conditioning.foreign import ForeignEncoder, ForeignTokenizer, load_encoder, load_tokenizer
+from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.conditioning.text import AnyTextModel, AnyTokenizer
 from mezzotint.store.facts import described
 from mezzotint.store.layout import STEMS, weight_headers

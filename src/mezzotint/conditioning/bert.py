@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mezzotint.conditioning.clip_transformer import ACTIVATIONS, attend, chosen
 from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
+from mezzotint.types import UserError
 
 
 class Attention(nn.Module):

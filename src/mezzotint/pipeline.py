@@ -318,7 +318,7 @@ class Pipeline:
             want, have = list(shape[1:]), list(noise.shape[1:])
             raise UserError(f"The noise of a picture has shape {have}; at {width}x{height} this model needs {want}.")
         settled = self._named(request.but(width=width, height=height))
-        sigmas = self.denoiser.schedule.walk(request.steps)
+        sigmas = self.denoiser.schedule.walk(request.steps, ddim=request.sampler == "ddim")
         return _Job(index, settled, sampler_named(request.sampler), sigmas, shape, noise)
 
     def _run(self, waiting: deque[_Job], progress: Report | None) -> Iterator[Picture]:

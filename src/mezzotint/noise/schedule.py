@@ -23,6 +23,8 @@ SHAPES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 SPACINGS = ("leading", "linspace", "trailing")
 
 TERMINAL_ALPHA_BAR = 2.0**-24
+FAR = 2.0**16
+"""The sigma that stands for infinity in walks of DDIM, which diffusers does not cap."""
 """Stands for the zero of a zero-terminal-SNR schedule, so that its last sigma is not infinite but 4096 (less 1e-4)."""
 
 SPACED_LEADING = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
@@ -222,12 +224,15 @@ class NoiseSchedule:
             places = np.arange(count, 0, -count / steps)[:steps].round() - 1
         return places.astype(int).tolist()
 
-    def walk(self, steps: int) -> list[float]:
+    def walk(self, steps: int, *, ddim: bool = False) -> list[float]:
         """The sigmas of a walk from noise to latent: steps + 1 of them, descending, the last 0.
 
-        Raises UserError for a number of steps below 1 or above the schedule's.
+        `ddim`: a walk that begins at zero terminal SNR begins at FAR. Raises UserError for a number of steps below 1
+        or above the schedule's.
         """
-        return [*(float(self.sigmas[t]) for t in self.timesteps(steps)), 0.0]
+        first, *rest = (float(self.sigmas[t]) for t in self.timesteps(steps))
+        first = FAR if ddim and self.rescale_betas_zero_snr and first == self.sigma_max else first
+        return [first, *rest, 0.0]
 
 
 def _interpolate(at: float | Tensor, x: Tensor, y: Tensor, *, log: bool = False, exp: bool = False) -> Any:

@@ -201,7 +201,7 @@ def _two(solids: list[Solid], style: _Style) -> _Plan:
     a, b = chooser.sample(solids, 2)
     if _alike(solids, style) and chooser.random() < 0.8:
         return style.several(a, 2), solids, "any"
-    if chooser.random() < 0.6:
+    if chooser.random() < (0.6 if style.colour else 0.3):
         for relation, first, second in ((left_of, a, b), (left_of, b, a), (before, a, b), (before, b, a)):
             if relation(first, second):
                 return _related(a, b, relation, first is a, style)

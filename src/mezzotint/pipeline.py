@@ -318,7 +318,7 @@ class Pipeline:
             want, have = list(shape[1:]), list(noise.shape[1:])
             raise UserError(f"The noise of a picture has shape {have}; at {width}x{height} this model needs {want}.")
         settled = self._named(request.but(width=width, height=height))
-        sigmas = self.denoiser.schedule.walk(request.steps)
+        sigmas = self.denoiser.schedule.walk(request.steps, ddim=request.sampler == "ddim")
         return _Job(index, settled, sampler_named(request.sampler), sigmas, shape, noise)
 
     def _run(self, waiting: deque[_Job], progress: Report | None) -> Iterator[Picture]:
@@ -340,7 +340,8 @@ class Pipeline:
                 if cancelled:
                     loop.cancel(event.picture)
                 elif event.latent is not None:
-                    finished.append((job, event.latent))
+                    # What a walk ends with is x0 + sigma * n, and where sigma is not 0 the decoder sees that, scaled.
+                    finished.append((job, event.latent / math.hypot(1.0, job.sigmas[-1])))
                 if cancelled or event.latent is not None:
                     del live[event.picture]
             yield from self._pictures(finished)

@@ -48,7 +48,7 @@ def text(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     (folder / "vocab.txt").unlink()
     tokenizer = load_tokenizer(folder, length=12)
-    return tokenizer, load_encoder(folder, tokenizer.tokenizer.pad_token_id)
+    return tokenizer, load_encoder(folder, tokenizer.pad_id)
 
 
 @torch.no_grad()

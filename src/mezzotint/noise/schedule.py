@@ -63,7 +63,7 @@ class NoiseSchedule:
     steps_offset: int = 1
     """Added to the timesteps of "leading" spacing."""
     set_alpha_to_one: bool = True
-    """Whether diffusers' DDIM ends at sigma = 0, as our walks always do, or at the sigma of timestep 0."""
+    """Whether DDIM ends at sigma = 0, as all other walks do, or at the sigma of timestep 0, as it was published."""
 
     def __post_init__(self) -> None:
         """Check what no table could be made of."""
@@ -222,12 +222,14 @@ class NoiseSchedule:
             places = np.arange(count, 0, -count / steps)[:steps].round() - 1
         return places.astype(int).tolist()
 
-    def walk(self, steps: int) -> list[float]:
+    def walk(self, steps: int, *, ddim: bool = False) -> list[float]:
         """The sigmas of a walk from noise to latent: steps + 1 of them, descending, the last 0.
 
-        Raises UserError for a number of steps below 1 or above the schedule's.
+        `ddim`: the last is that of timestep 0 where `set_alpha_to_one` is off. Raises UserError for a number of steps
+        below 1 or above the schedule's.
         """
-        return [*(float(self.sigmas[t]) for t in self.timesteps(steps)), 0.0]
+        last = self.sigma_min if ddim and not self.set_alpha_to_one else 0.0
+        return [*(float(self.sigmas[t]) for t in self.timesteps(steps)), last]
 
 
 def _interpolate(at: float | Tensor, x: Tensor, y: Tensor, *, log: bool = False, exp: bool = False) -> Any:

@@ -61,7 +61,7 @@ def test_its_tokens_are_what_the_model_reads(encoder: Path, tiny_folder: Path, t
 
 def test_what_does_not_fit_is_told_before_anything_is_written(encoder: Path, tmp_path: Path) -> None:
     other = recipe(encoder, "unet.network.cross_attention_dim=24")
-    with pytest.raises(UserError, match="reads tokens 24 wide, and the text tower's are 16"):
+    with pytest.raises(UserError, match="are 16 wide and the U-Net reads 24"):
         carry_out(Run(other, tmp_path / "run", "debug"), "all")
     with pytest.raises(UserError, match="no text tower to train"):
         carry_out(Run(other, tmp_path / "run", "debug"), "clip")

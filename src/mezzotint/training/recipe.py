@@ -157,7 +157,7 @@ def check_fit(unet: UNetConfig, channels: int, width: int) -> None:
     if unet.cross_attention_dim != width:
         raise UserError(
             f"The U-Net reads tokens {unet.cross_attention_dim} wide, and the text tower's are {width} wide: make "
-            "unet.network.cross_attention_dim and clip.width, or the width of the encoder, equal."
+            "unet.network.cross_attention_dim and clip.width equal."
         )
 
 

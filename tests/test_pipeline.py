@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from mezzotint.conditioning.clip import CLIPTextModel
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.denoise.unet import UNet
 from mezzotint.noise import NoiseSchedule, draw_noise
 from mezzotint.pipeline import Cancelled, Pipeline
 from mezzotint.sampling import SAMPLERS
-from mezzotint.types import PromptWarning, Request, UserError
+from mezzotint.types import PromptWarning, Request, UserError, Words
 from mezzotint.vae import Codec
 
 STEPS = 3
@@ -244,3 +247,59 @@ def test_the_library_warns_whoever_calls_it(pipe):
     with pytest.warns(PromptWarning, match="15 tokens more") as warned:
         list(pipe.draw([pipe.request(LONG, steps=1)]))
     assert [warning.filename for warning in warned] == [__file__]
+
+
+def test_ddim_leaves_the_noise_that_the_file_tells_it_to_leave(pipe, monkeypatch):
+    latents = []
+    monkeypatch.setattr(Codec, "decode", lambda _, latent: latents.append(latent) or torch.zeros(1, 3, 32, 48))
+    published = Denoiser(pipe.denoiser.unet, replace(pipe.denoiser.schedule, set_alpha_to_one=False))
+    other = Pipeline(conditioner=pipe.conditioner, denoiser=published, codec=pipe.codec, size=pipe.size)
+    for sampler in ("ddim", "euler"):
+        for each in (pipe, other):
+            each("a cube", seed=7, steps=3, guidance=1.0, sampler=sampler)
+    to_zero, above_zero, euler, same = latents
+    torch.testing.assert_close(to_zero, euler)
+    assert torch.equal(euler, same)
+    assert 0.01 < float((above_zero - to_zero).std()) < 0.1  # The sigma of timestep 0 is 0.029.
+
+
+@pytest.fixture(scope="module")
+def sized(tiny_parts):
+    """A model that is told the picture's size, as SDXL is."""
+    torch.manual_seed(0)
+    text = replace(tiny_parts.text_encoder.config, projection_dim=12, with_projection=True)
+    unet = replace(
+        tiny_parts.unet.config,
+        cross_attention_dim=32,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=12 + 6 * 8,
+    )
+    parts = replace(
+        tiny_parts,
+        tokenizer_2=tiny_parts.tokenizer,
+        text_encoder_2=CLIPTextModel(text).eval(),
+        unet=UNet(unet).eval(),
+        layer=-2,
+        final_norm=False,
+    )
+    return Pipeline.of(parts)
+
+
+def test_a_model_is_told_the_size_of_each_picture_however_many_are_drawn_together(sized):
+    requests = [
+        sized.request("a red cube", seed=seed, width=width, height=height)
+        for seed, (width, height) in enumerate([(48, 32), (32, 48), (48, 32), (16, 16)])
+    ]
+    for image, request in zip(sized(requests), requests, strict=True):
+        assert image.size == (request.width, request.height)
+        assert_same_picture(image, sized(request))
+    one, other = (sized.conditioner([Words("a red cube", size)]).pooled for size in ((48, 32), (32, 48)))
+    assert not torch.equal(one, other)
+
+
+def test_what_a_model_reads_beside_words_is_one_sentence_until_it_can_be_given(tiny_parts):
+    wide = UNet(replace(tiny_parts.unet.config, in_channels=9)).eval()
+    inpainting = Pipeline.of(replace(tiny_parts, unet=wide))
+    with pytest.raises(UserError, match="a picture and the mask of what to fill in, which is missing"):
+        inpainting("a red cube", seed=1)

@@ -340,7 +340,8 @@ class Pipeline:
                 if cancelled:
                     loop.cancel(event.picture)
                 elif event.latent is not None:
-                    finished.append((job, event.latent))
+                    # What a walk ends with is x0 + sigma * n, and where sigma is not 0 the decoder sees that, scaled.
+                    finished.append((job, event.latent / math.hypot(1.0, job.sigmas[-1])))
                 if cancelled or event.latent is not None:
                     del live[event.picture]
             yield from self._pictures(finished)

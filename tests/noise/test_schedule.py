@@ -101,6 +101,13 @@ def test_every_walk_descends_to_zero(spacing, count):
         assert schedule.walk(5)[0] == schedule.sigma_max
 
 
+def test_a_walk_of_ddim_ends_where_the_file_says():
+    published = NoiseSchedule(set_alpha_to_one=False)
+    assert published.walk(5, ddim=True) == [*published.walk(5)[:-1], published.sigma_min]
+    assert published.walk(5)[-1] == 0.0
+    assert NoiseSchedule().walk(5, ddim=True)[-1] == 0.0
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_steps_outside_the_schedule_are_the_users_error(steps):
     with pytest.raises(UserError, match="from 1 to 1000"):

@@ -189,9 +189,22 @@ def test_both_towers_agree(tmp_path: Path) -> None:
             their_text,
             "text_model.",
         ),
+        (
+            CLIPTextConfig(
+                hidden_size=1280,
+                intermediate_size=5120,
+                num_attention_heads=20,
+                num_hidden_layers=32,
+                projection_dim=1280,
+                hidden_act="gelu",
+                with_projection=True,
+            ),
+            their_text,
+            "text_model.",
+        ),
         (CLIPVisionConfig(), their_vision, "vision_model."),
     ],
-    ids=["stable diffusion 1", "stable diffusion 2", "ViT-B/32"],
+    ids=["stable diffusion 1", "stable diffusion 2", "SDXL's second", "ViT-B/32"],
 )
 def test_full_size_shapes(ours: Any, theirs: Any, prefix: str) -> None:
     with torch.device("meta"):

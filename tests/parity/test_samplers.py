@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -92,6 +93,17 @@ def test_ddim(name, schedule, steps):
         assert_same_walk(mine, theirs(ddim, steps, noise), tolerance=3e-5 if name == "ddim" else 5e-4)
         ddim.alphas_cumprod[-1] = 1 / (1 + walk[0] ** 2)
     assert_same_walk(mine, theirs(ddim, steps, noise))
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_ddim_as_stable_diffusion_was_published(steps, offset):
+    """It ends at the sigma of timestep 0, and the decoder is given what is left of the noise."""
+    schedule = dataclasses.replace(STABLE_DIFFUSION, set_alpha_to_one=False, steps_offset=offset)
+    ddim = diffusers.DDIMScheduler.from_config(schedule.to_dict())
+    noise, walk = draw_noise([3], (4, 8, 8)), schedule.walk(steps, ddim=True)
+    queries, latent = ours("ddim", schedule, noise, walk, math.hypot(1, walk[0]))
+    assert_same_walk((queries, latent / math.hypot(1, walk[-1])), theirs(ddim, steps, noise))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 20, 30])

@@ -50,6 +50,11 @@ class ForeignTokenizer:
         return type(self.tokenizer).__name__
 
     @property
+    def pad_id(self) -> int:
+        """The id that fills a sequence up."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
     def room(self) -> int:
         """Ids of a text that fit into a sequence."""
         return self.length - int(self.tokenizer.num_special_tokens_to_add())

@@ -56,6 +56,13 @@ class SizeNumbers:
         return sinusoid(numbers, self.dim, self.flip_sin_to_cos, self.freq_shift).flatten(1)
 
 
+def projected_width(text: TextConditioner) -> int:
+    """Width P of what a text encoder says of a whole text. Raises UserError where it has no projection."""
+    if text.pooled_width is None:
+        raise UserError("The model's last text encoder has no projection, which the U-Net reads: get it again.")
+    return text.pooled_width
+
+
 class SizedConditioner:
     """Text encoders side by side, and what their model is told of the picture's size."""
 
@@ -69,8 +76,7 @@ class SizedConditioner:
         if len({text.tokenizer.length for text in texts}) != 1:
             lengths = ", ".join(str(text.tokenizer.length) for text in texts)
             raise UserError(f"The model's tokenizers have the lengths {lengths}: they must be equal.")
-        if texts[-1].pooled_width is None:
-            raise UserError("The model's last text encoder has no projection, which the U-Net reads: get it again.")
+        self._projected = projected_width(texts[-1])
         self.texts = tuple(texts)
         self.numbers = numbers
         self.zero_empty_negative = zero_empty_negative
@@ -88,9 +94,7 @@ class SizedConditioner:
     @property
     def pooled_width(self) -> int:
         """Width of `pooled`: the projected text, then the embedded numbers."""
-        projected = self.texts[-1].pooled_width
-        assert projected is not None
-        return projected + self.numbers.count * self.numbers.dim
+        return self._projected + self.numbers.count * self.numbers.dim
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SizedConditioner:
         """Move every text encoder, in place."""

@@ -12,8 +12,6 @@ from typing import Any
 from mezzotint.types import UserError
 
 CLASS_NAME = "UNet2DConditionModel"
-VERSION = "0.35.0"
-"""The diffusers whose keys these are; its inpainting pipeline does not load a config.json that does not say."""
 
 # The keys of diffusers that we do not vary, with the one value each that describes our U-Net. None always means unset.
 FIXED: dict[str, Any] = {
@@ -185,4 +183,4 @@ class UNetConfig:
         """The config.json that `diffusers.UNet2DConditionModel` loads."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         lists = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {"_class_name": CLASS_NAME, "_diffusers_version": VERSION, **lists, **FIXED}
+        return {"_class_name": CLASS_NAME, **lists, **FIXED}

@@ -65,7 +65,7 @@ class NoiseSchedule:
     steps_offset: int = 1
     """Added to the timesteps of "leading" spacing."""
     set_alpha_to_one: bool = True
-    """Whether diffusers' DDIM ends at sigma = 0, as our walks always do, or at the sigma of timestep 0."""
+    """Whether DDIM ends at sigma = 0, as all other walks do, or at the sigma of timestep 0, as it was published."""
 
     def __post_init__(self) -> None:
         """Check what no table could be made of."""
@@ -227,12 +227,12 @@ class NoiseSchedule:
     def walk(self, steps: int, *, ddim: bool = False) -> list[float]:
         """The sigmas of a walk from noise to latent: steps + 1 of them, descending, the last 0.
 
-        `ddim`: a walk that begins at zero terminal SNR begins at FAR. Raises UserError for a number of steps below 1
-        or above the schedule's.
+        `ddim`: a walk that begins at zero terminal SNR begins at FAR, and where `set_alpha_to_one` is off the last is
+        the sigma of timestep 0. Raises UserError for a number of steps below 1 or above the schedule's.
         """
         first, *rest = (float(self.sigmas[t]) for t in self.timesteps(steps))
         first = FAR if ddim and self.rescale_betas_zero_snr and first == self.sigma_max else first
-        return [first, *rest, 0.0]
+        return [first, *rest, self.sigma_min if ddim and not self.set_alpha_to_one else 0.0]
 
 
 def _interpolate(at: float | Tensor, x: Tensor, y: Tensor, *, log: bool = False, exp: bool = False) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mezzotint.conditioning.bert import LDMBertModel
 from mezzotint.conditioning.clip import CLIPTextModel
-from mezzotint.conditioning.sizes import SizedConditioner, SizeNumbers
+from mezzotint.conditioning.sizes import SizedConditioner, SizeNumbers, projected_width
 from mezzotint.conditioning.text import AnyTextModel, AnyTokenizer, TextConditioner
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
@@ -54,23 +54,22 @@ class Parts:
         unet = self.unet.config
         if unet.addition_embed_type is None:
             return texts[0]
-        dim = unet.addition_time_embed_dim
-        if dim is None:
+        pooled, dim = unet.pooled_dim, unet.addition_time_embed_dim
+        if pooled is None or dim is None:
             raise UserError("The U-Net is told a picture's size: give the width addition_time_embed_dim of a number.")
         numbers = SizeNumbers(
-            count=self.numbers, dim=dim, flip_sin_to_cos=unet.flip_sin_to_cos, freq_shift=unet.freq_shift
+            count=(pooled - projected_width(texts[-1])) // dim,
+            dim=dim,
+            flip_sin_to_cos=unet.flip_sin_to_cos,
+            freq_shift=unet.freq_shift,
         )
         return SizedConditioner(texts, numbers, zero_empty_negative=self.force_zeros_for_empty_prompt)
 
     @property
     def numbers(self) -> int:
         """How many numbers about a picture's size the U-Net is told beside its text; 0 where it is told none."""
-        unet = self.unet.config
-        encoder = self.text_encoder if self.text_encoder_2 is None else self.text_encoder_2
-        pooled, dim = unet.pooled_dim, unet.addition_time_embed_dim
-        if unet.addition_embed_type is None or pooled is None or dim is None or not isinstance(encoder, CLIPTextModel):
-            return 0
-        return (pooled - encoder.config.projection_dim) // dim
+        conditioner = self.conditioner()
+        return conditioner.numbers.count if isinstance(conditioner, SizedConditioner) else 0
 
     @property
     def layout(self) -> Layout:

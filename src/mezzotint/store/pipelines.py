@@ -38,6 +38,8 @@ SECOND_TEXT = Layout(texts=(SECOND,))
 LATENT_DIFFUSION = Layout(texts=(("tokenizer", "bert"),), vae="vqvae")
 """The text-to-image model of the latent diffusion paper."""
 
+VERSION = "0.35.0"
+"""A diffusers whose keys these are; it does not load an inpainting model whose model_index.json does not tell one."""
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 READABLE = {
     "unet": ("UNet2DConditionModel",),
@@ -104,7 +106,13 @@ def model_index(
             settings["requires_aesthetics_score"] = numbers == 5
     elif channels == 1:
         absent, settings = DEPTH, {}
-    return {"_class_name": name, **{part: [None, None] for part in absent}, **classes, **settings}
+    return {
+        "_class_name": name,
+        "_diffusers_version": VERSION,
+        **{part: [None, None] for part in absent},
+        **classes,
+        **settings,
+    }
 
 
 def class_name(layout: Layout, numbers: int, channels: int) -> str:

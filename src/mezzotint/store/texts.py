@@ -38,7 +38,7 @@ def load_text(folders: tuple[Path, Path], kind: str, *, device: torch.device, dt
         return tokenizer, build(lambda: LDMBertModel(bert), weight_headers(path), device=device, dtype=dtype)
     if kind not in CLIP:
         pieces = load_tokenizer(words)
-        return pieces, load_encoder(path, pieces.tokenizer.pad_token_id).to(device=device, dtype=dtype)
+        return pieces, load_encoder(path, pieces.pad_id).to(device=device, dtype=dtype)
     clip = described(CLIPTextConfig.from_dict, path / "config.json")
     clip = replace(clip, with_projection=kind == "CLIPTextModelWithProjection")
     return Tokenizer.from_folder(words), build(

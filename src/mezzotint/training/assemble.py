@@ -31,6 +31,8 @@ def assemble(run: Run) -> Path:
     parts = Parts(
         tokenizer=conditioner.tokenizer,
         text_encoder=conditioner.text_model,
+        layer=conditioner.layer,
+        final_norm=conditioner.final_norm,
         unet=run.unet(),
         vae=run.autoencoder("decoder" if run.has("decoder") else "vae"),
         schedule=described(NoiseSchedule.from_dict, run.need("unet") / "scheduler_config.json"),
@@ -43,6 +45,8 @@ def assemble(run: Run) -> Path:
 
 def told_to_others(told: dict[str, Any]) -> dict[str, Any]:
     """RUN/recipe.json with the names of folders alone: where they lie on this machine is nobody else's business."""
+    if Path(told.get("encoder", "")).is_absolute():
+        told = {**told, "encoder": Path(told["encoder"]).name}
     data, start = told.get("data"), told.get("start", {})
     names = {stage: None if model is None else Path(model).name for stage, model in start.items()}
     return {**told, "data": None if data is None else Path(data).name, "start": names}

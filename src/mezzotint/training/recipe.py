@@ -117,6 +117,9 @@ class Recipe:
     clip: CLIPRecipe
     unet: UNetRecipe
     decoder: DecoderRecipe
+    encoder: str = ""
+    """A text encoder that the library transformers loads, a folder or a hub id, in place of the text tower of the clip
+    stage; the empty text is none."""
     defaults: dict[str, Any] = field(default_factory=lambda: {"steps": 20, "guidance": 5.0, "sampler": "dpmpp-2m"})
     """How the model is best drawn with."""
 
@@ -125,7 +128,9 @@ class Recipe:
         _check_sizes(self)
         _check_towers(self.clip, self.size)
         _check_latents(self.vae.network)
-        check_fit(self.unet.network, self.vae.network.latent_channels, self.clip.width)
+        # The width of an encoder from elsewhere is known when it is loaded.
+        width = self.clip.width if self.encoder == "" else self.unet.network.cross_attention_dim
+        check_fit(self.unet.network, self.vae.network.latent_channels, width)
         _check_defaults(self.defaults, self.unet.schedule)
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,6 +145,10 @@ class Recipe:
 
 def check_fit(unet: UNetConfig, channels: int, width: int) -> None:
     """Raise UserError for a U-Net that cannot be trained on latents of `channels` and tokens of `width`."""
+    if unet.pooled_dim is not None:
+        raise UserError(
+            "The U-Net reads `pooled`, which is not trained here: leave class_embed_type and addition_embed_type unset."
+        )
     if (unet.in_channels, unet.out_channels) != (channels, channels):
         raise UserError(
             f"The U-Net takes {unet.in_channels} channels and gives {unet.out_channels}, and latents have {channels}: "
@@ -149,10 +158,6 @@ def check_fit(unet: UNetConfig, channels: int, width: int) -> None:
         raise UserError(
             f"The U-Net reads tokens {unet.cross_attention_dim} wide, and the text tower's are {width} wide: make "
             "unet.network.cross_attention_dim and clip.width equal."
-        )
-    if unet.pooled_dim is not None:
-        raise UserError(
-            "The U-Net reads `pooled`, which is not trained here: leave class_embed_type and addition_embed_type unset."
         )
 
 

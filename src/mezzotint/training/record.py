@@ -85,10 +85,17 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
         vae = described(AutoencoderConfig.from_dict, run.stage("vae") / "config.json")
     if "clip" not in stages and run.has("clip"):
         width = described(CLIPConfig.from_dict, run.stage("clip") / "config.json").text.hidden_size
+    unet = run.recipe.unet.network if run.parts is None else run.parts.unet.config
+    if run.recipe.encoder != "" and "unet" in stages:
+        width = run.conditioner().width
+        if width != unet.cross_attention_dim:
+            raise UserError(
+                f"The tokens of {run.recipe.encoder} are {width} wide and the U-Net reads {unet.cross_attention_dim}: "
+                f"give unet.network.cross_attention_dim={width}."
+            )
     if run.recipe.size % vae.factor != 0:
         raise UserError(f"size is {run.recipe.size}; the autoencoder needs a multiple of {vae.factor}.")
     if "unet" in stages:
-        unet = run.recipe.unet.network if run.parts is None else run.parts.unet.config
         check_fit(unet, vae.latent_channels, width)
 
 
@@ -108,7 +115,8 @@ def begin(run: Run, stages: Collection[str]) -> None:
             continue
         if not run.resume:
             raise UserError(f"{run.stage(stage)} was begun before: go on with --resume, or move it away.")
-        if before and any(before.get(key) != told[key] for key in (stage, "scenes")):
+        other = before.get("encoder", "") != told["encoder"] and stage == "unet"
+        if before and (other or any(before.get(key) != told[key] for key in (stage, "scenes"))):
             raise UserError(f"{run.stage(stage)} was begun with other settings: give the same, or another --out.")
     told |= {key: value for key, value in before.items() if key in PARTS and key not in stages}
     told["start"] = {**before.get("start", {}), **dict.fromkeys(stages, start)}

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from mezzotint.conditioning.clip import CLIPConfig, CLIPModel
+from mezzotint.conditioning.foreign import LENGTH, load_encoder, load_tokenizer
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
@@ -107,9 +108,18 @@ class Run:
         return load_part(lambda: Autoencoder(config), folder)
 
     def conditioner(self) -> TextConditioner:
-        """The text tower with its tokenizer, found as the autoencoder is."""
+        """The recipe's encoder, or else the text tower, found as the autoencoder is; with its tokenizer.
+
+        Raises UserError where the encoder cannot be loaded, or the model begun from is told more than a text.
+        """
+        if self.recipe.encoder != "":
+            tokenizer = load_tokenizer(self.recipe.encoder, LENGTH)
+            return TextConditioner(tokenizer, load_encoder(self.recipe.encoder, tokenizer.pad_id))
         if self.parts is not None and not self.has("clip"):
-            return TextConditioner(self.parts.tokenizer, self.parts.text_encoder)
+            conditioner = self.parts.conditioner()
+            if not isinstance(conditioner, TextConditioner):
+                raise UserError(f"The U-Net of {self.start} is told a picture's size, which is not trained here.")
+            return conditioner
         folder = self.need("clip")
         return TextConditioner(Tokenizer.from_folder(folder / "tokenizer"), load_clip(folder).text_encoder())
 

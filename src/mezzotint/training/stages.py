@@ -113,7 +113,7 @@ def train_unet(run: Run) -> None:
     recipe = run.recipe.unet
     codec = Codec(channels_last(run.autoencoder().to(run.device)))
     conditioner = run.conditioner()
-    conditioner.text_model.to(run.device)
+    conditioner.to(run.device)
     torch.manual_seed(recipe.fit.seed)
     if run.parts is None:
         unet, schedule = UNet(recipe.network), recipe.schedule
@@ -200,11 +200,17 @@ def carry_out(run: Run, stage: str) -> Path:
     with workers.agreed():
         run = settled(run, stage)
         stages = [stage] if stage != "all" else list(STAGES if run.start is None else FINE_TUNED)
+        needs = NEEDS.get(stage, ())
+        if run.recipe.encoder != "":
+            if stage == "clip":
+                raise UserError(f"Texts are read by {run.recipe.encoder}: there is no text tower to train.")
+            stages = [name for name in stages if name != "clip"]
+            needs = [name for name in needs if name != "clip"]
         if stage == "assemble":
             stages = []
         if run.start is not None and stage == "clip":
             raise UserError("A model's folder holds no image tower: train clip without --start.")
-        for name in NEEDS.get(stage, ()):
+        for name in needs:
             if run.start is None:
                 run.need(name)
         check_parts(run, stages)

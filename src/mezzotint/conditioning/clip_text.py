@@ -30,8 +30,12 @@ class TextOutput:
 class TextEmbeddings(nn.Module):
     """A vector for each token plus one for each position."""
 
+    learned: Tensor | None
+    """Vectors [n D] of learned words, for the ids from the vocabulary's end on; no part of the model's weights."""
+
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
+        self.register_buffer("learned", None, persistent=False)
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
@@ -43,7 +47,15 @@ class TextEmbeddings(nn.Module):
         length, most = ids.shape[1], self.position_embedding.num_embeddings
         if length > most:
             raise UserError(f"The text has {length} tokens; this text encoder reads at most {most}: shorten it.")
-        return self.token_embedding(ids) + self.position_embedding.weight[:length]
+        return self.tokens(ids) + self.position_embedding.weight[:length]
+
+    def tokens(self, ids: Tensor) -> Tensor:
+        """The vectors of tokens alone: [B L] -> [B L D]."""
+        if self.learned is None:
+            return self.token_embedding(ids)
+        end = self.token_embedding.num_embeddings
+        own = self.token_embedding(ids.clamp(max=end - 1))
+        return torch.where((ids >= end).unsqueeze(-1), self.learned[(ids - end).clamp(min=0)], own)
 
 
 class TextTransformer(nn.Module):
@@ -68,7 +80,7 @@ class TextTransformer(nn.Module):
         if (
             self.config.eos_token_id == 2
         ):  # written into old files by mistake; eos has the highest id in their vocabulary
-            return ids.argmax(1)
+            return torch.where(ids < self.config.vocab_size, ids, -1).argmax(1)  # learned words stand above it
         return (ids == self.config.eos_token_id).int().argmax(1)
 
 

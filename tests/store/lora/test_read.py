@@ -314,7 +314,7 @@ def test_pefts_configuration_tells_alpha(layers: Layers, factors: Factors, tmp_p
 def test_tensors_that_fit_nothing_are_named_and_counted(layers: Layers, factors: Factors) -> None:
     strangers = {f"lora_unet_{name}.lora_down.weight": torch.zeros(1, 1) for name in "abcde"}
     with pytest.raises(
-        UserError, match=r"mine.safetensors has 5 tensors, lora_unet_a\S+, \S+, \S+ and others, that fit"
+        UserError, match=r"mine.safetensors has 5 tensors, lora_unet_a\S+, \S+, \S+ and others, for which"
     ):
         read_adapter(kohya(factors) | strangers, layers, name="mine.safetensors")
     with pytest.raises(UserError, match="touches no layer of this model"):
@@ -327,7 +327,7 @@ def test_tensors_that_fit_nothing_are_named_and_counted(layers: Layers, factors:
 
 def test_without_the_map_names_of_the_latent_diffusion_code_fit_nothing(model, factors: Factors, places: dict) -> None:
     ldm = {name.rpartition(".")[0]: piece.source.rpartition(".")[0] for name, piece in places.items()}
-    with pytest.raises(UserError, match="fit no layer"):
+    with pytest.raises(UserError, match="for which there is no layer"):
         read_adapter(kohya(factors, ldm.__getitem__), layers_of(model))
 
 

@@ -103,7 +103,9 @@ def _grouped(tensors: Mapping[str, Tensor], layers: Layers, name: str) -> dict[P
         )
     if homeless:
         every = "" if grouped else "touches no layer of this model: it "
-        raise UserError(f"{name} {every}has {_listed(homeless)} that fit no layer here; it is for another model.")
+        raise UserError(
+            f"{name} {every}has {_listed(homeless)} for which there is no layer here; take the model it was made for."
+        )
     return grouped
 
 

@@ -1,0 +1,180 @@
+"""Files of learned words in every layout in use come to the same words and vectors."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from mezzotint.store.embeddings import PNG_CHUNK, bundled, embedding_facts, png_embedding, read_embeddings
+from mezzotint.store.header import TensorEntry
+from mezzotint.types import UserError
+
+V = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+G = torch.arange(10, dtype=torch.float32).reshape(2, 5)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "word", "vectors"),
+    [
+        ({"string_to_param.*": V}, {"name": "trained", "step": "500"}, "trained", {3: V}),
+        ({"string_to_param.*": V}, {}, "file", {3: V}),
+        ({"string_to_param.mine": V}, {}, "mine", {3: V}),
+        ({"<cat-toy>": V}, {}, "<cat-toy>", {3: V}),
+        ({"<cat-toy>": V[0]}, {"name": "ignored"}, "<cat-toy>", {3: V[:1]}),
+        ({"1.5 cats": V}, {}, "5 cats", {3: V}),  # what a list looks like; such a word needs another name
+        ({"emb_params": V}, {"modelspec.title": "x"}, "file", {3: V}),
+        ({"clip_l": V, "clip_g": G}, {}, "file", {3: V, 5: G}),
+        ({"text_encoders_0": V, "text_encoders_1": G}, {}, "file", {3: V, 5: G}),
+        ({"tensor": V}, {}, "file", {3: V}),
+        ({"": V}, {}, "file", {3: V}),
+        ({"0": V, "1": G}, {}, "file", {3: V, 5: G}),
+        ({"0.<cat>": V, "1.<cat>": G}, {}, "<cat>", {3: V, 5: G}),
+        ({"0.<cat>": V, "1.<cat>": V + 1}, {}, "<cat>", {3: torch.cat([V, V + 1])}),
+        ({"0.clip_l": V, "1.clip_g": G}, {}, "file", {3: V, 5: G}),
+    ],
+)
+def test_every_layout(
+    tensors: dict[str, torch.Tensor], metadata: dict[str, str], word: str, vectors: dict[int, torch.Tensor]
+) -> None:
+    (found,) = read_embeddings(tensors, metadata, word="file")
+    assert found.word == word
+    assert found.vectors.keys() == vectors.keys()
+    for width, expected in vectors.items():
+        assert torch.equal(found.vectors[width], expected)
+
+
+def test_a_file_may_hold_several_words() -> None:
+    found = read_embeddings({"<cat>": V, "<dog>": V + 1}, word="file")
+    assert [embedding.word for embedding in found] == ["<cat>", "<dog>"]
+    assert torch.equal(found[1].vectors[3], V + 1)
+
+
+def test_words_bundled_with_a_lora() -> None:
+    tensors = {
+        "lora_unet_conv_in.alpha": torch.ones(()),
+        "bundle_emb.cat.string_to_param.*": V,
+        "bundle_emb.<dog>.clip_l": V,
+        "bundle_emb.<dog>.clip_g": G,
+    }
+    found = {embedding.word: embedding.vectors for embedding in bundled(tensors)}
+    assert found.keys() == {"cat", "<dog>"}
+    assert torch.equal(found["cat"][3], V)
+    assert found["<dog>"].keys() == {3, 5}
+    assert bundled({"conv_in.weight": V}) == []
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "holds no learned word"),
+        ({"<cat>": torch.zeros(2, 3, 4)}, r"<cat> has shape \[2, 3, 4\]"),
+        ({"<cat>": torch.zeros(())}, "has shape"),
+        ({"<cat>": torch.zeros(0, 3)}, "has shape"),
+        ({"<cat>": torch.zeros(2, 3, dtype=torch.int64)}, "torch.int64"),
+        ({"<cat>": torch.full((2, 3), torch.nan)}, "finite"),
+    ],
+)
+def test_what_is_no_word_is_refused(tensors: dict[str, torch.Tensor], message: str) -> None:
+    with pytest.raises(UserError, match=f"^mine.pt .*{message}"):
+        read_embeddings(tensors, word="file", name="mine.pt")
+
+
+def write_png(path: Path, text: str | None) -> Path:
+    info = PngInfo()
+    if text is not None:
+        info.add_text(PNG_CHUNK, text)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    return path
+
+
+def as_a1111(values: dict[str, Any]) -> str:
+    return base64.b64encode(json.dumps(values).encode()).decode()
+
+
+def test_the_text_of_a_png(tmp_path: Path) -> None:
+    values = {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": {"TORCHTENSOR": V.tolist()}},
+        "name": "mine",
+        "step": 100,
+        "sd_checkpoint": None,
+    }
+    tensors, metadata = png_embedding(write_png(tmp_path / "x.png", as_a1111(values)))
+    (found,) = read_embeddings(tensors, metadata, word="file")
+    assert found.word == "mine"
+    assert torch.equal(found.vectors[3], V)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "carries no learned word"),
+        ("!", "damaged"),
+        (as_a1111({}), "damaged"),
+        (as_a1111({"string_to_param": {"*": [1.0]}}), "damaged"),
+        (as_a1111({"string_to_param": {"*": {"TORCHTENSOR": [[1.0], [1.0, 2.0]]}}}), "damaged"),
+        (as_a1111({"string_to_param": {"*": {"TORCHTENSOR": "x"}}}), "damaged"),
+        (base64.b64encode(b"[" * 100_000).decode(), "damaged"),
+    ],
+)
+def test_a_png_without_a_word_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        png_embedding(write_png(tmp_path / "x.png", text))
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["string_to_param", "TORCHTENSOR", "*", "name"]), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+)
+def test_any_json_in_a_png_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
+    path = write_png(tmp_path_factory.getbasetemp() / "fuzz.png", as_a1111(values))
+    with suppress(UserError):
+        read_embeddings(*png_embedding(path), word="file")
+
+
+def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match="not a picture"):
+        png_embedding(tmp_path / "x.png")
+    with pytest.raises(UserError, match="not a picture"):
+        png_embedding(tmp_path / "nothing.png")
+
+
+def entries(shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorEntry]:
+    return {name: TensorEntry("float32", shape, 0, 0) for name, shape in shapes.items()}
+
+
+def test_what_a_header_tells() -> None:
+    assert embedding_facts(entries({"emb_params": (4, 768)}), {}) == {"words": [], "vectors": {"emb_params": [4, 768]}}
+    told = embedding_facts(entries({"string_to_param.*": (4, 768)}), {"name": "mine"})
+    assert told is not None
+    assert told["words"] == ["mine"]
+    assert embedding_facts(entries({"<cat>": (768,)}), {}) == {"words": ["<cat>"], "vectors": {"<cat>": [1, 768]}}
+    assert embedding_facts(entries({"conv_in.weight": (4, 768)}), {}) is None
+    assert embedding_facts(entries({"x": (4, 768, 3)}), {}) is None
+    assert embedding_facts(entries({f"w{number}": (4, 768) for number in range(40)}), {}) is None
+    assert embedding_facts({}, {}) is None
+
+
+def test_no_torch_is_imported_for_a_header() -> None:
+    code = "import sys, mezzotint.store.embeddings\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

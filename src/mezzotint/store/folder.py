@@ -21,8 +21,9 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.beside import folder_beside
 from mezzotint.store.checksum import Checksums
 from mezzotint.store.facts import Facts, read_facts, read_json, write_facts, write_json
-from mezzotint.store.layout import STEMS, is_model_folder, weight_headers
+from mezzotint.store.layout import STEMS, is_model_folder, weight_files
 from mezzotint.store.part import save_part
+from mezzotint.store.source import Source, open_source
 from mezzotint.store.weights import build
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.types import UserError
@@ -77,24 +78,29 @@ def load_folder(
     device = torch.device(device)
     dtype = torch.float32 if dtype is None and device.type == "cpu" else dtype
     facts = read_facts(folder)
-    sums = Checksums(folder) if checksums is None and facts.sha256 else checksums
+    asked = None if dtype is None else str(dtype).removeprefix("torch.")
+    sums = Checksums(folder, asked) if checksums is None and facts.sha256 else checksums
     unet_config = described(UNetConfig.from_dict, folder / "unet" / "config.json")
     vae_config = described(AutoencoderConfig.from_dict, folder / "vae" / "config.json")
     text_config = described(CLIPTextConfig.from_dict, folder / "text_encoder" / "config.json")
     vae_dtype = torch.float32 if vae_config.force_upcast and dtype == torch.float16 else dtype
+
+    def sources(part: str) -> list[Source]:
+        return [open_source(path) for path in weight_files(folder / part, asked)]
+
     parts = Parts(
         tokenizer=Tokenizer.from_folder(folder / "tokenizer"),
         text_encoder=build(
             lambda: CLIPTextModel(text_config),
-            weight_headers(folder / "text_encoder"),
+            sources("text_encoder"),
             device=device,
             dtype=dtype,
             rename=text_encoder_name,
         ),
-        unet=build(lambda: UNet(unet_config), weight_headers(folder / "unet"), device=device, dtype=dtype),
+        unet=build(lambda: UNet(unet_config), sources("unet"), device=device, dtype=dtype),
         vae=build(
             lambda: Autoencoder(vae_config),
-            weight_headers(folder / "vae"),
+            sources("vae"),
             device=device,
             dtype=vae_dtype,
             rename=autoencoder_name,

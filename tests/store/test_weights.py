@@ -183,10 +183,8 @@ def test_the_peak_of_memory_is_the_model(tmp_path: Path, kind: str, stored: str,
     written(nn.Linear(1, 1).to(dtype).state_dict(), tmp_path / "first", kind)
     state: dict[str, Tensor] = {}
     for layer in range(layers):
-        state |= {
-            f"{layer}.weight": torch.ones(width, width, dtype=dtype),
-            f"{layer}.bias": torch.ones(width).to(dtype),
-        }
+        state[f"{layer}.weight"] = torch.ones(width, width, dtype=dtype)
+        state[f"{layer}.bias"] = torch.ones(width, dtype=dtype)
     written(state, tmp_path / "large", kind)
     del state
     arguments = [str(tmp_path / "large"), asked, str(layers), str(width)]

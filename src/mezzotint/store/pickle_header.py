@@ -52,7 +52,7 @@ MENTIONED = frozenset(
     | {f"torch.{name.replace('Storage', 'Tensor')}" for name in STORAGES}
     | {f"torch.cuda.{name}" for name in STORAGES}
     | {"torch.storage.UntypedStorage", "torch.storage._UntypedStorage"}
-    | {"torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"}
+    | {"torch.Tensor", "torch._tensor.Tensor"}
 )
 """What a pickle of tensors may name without calling it."""
 PARAMETERS = "torch.nn.modules.container.ParameterDict"
@@ -140,6 +140,7 @@ def tensor_machine(stored: Callable[[Any], Any]) -> Machine:
         "torch._utils._rebuild_parameter": _itself,
         "torch._utils._rebuild_parameter_with_state": _itself,
         "torch._utils._rebuild_device_tensor_from_cpu_tensor": _itself,
+        "torch.nn.parameter.Parameter": _itself,
         "torch._tensor._rebuild_from_type_v2": of_type,
         "torch.Size": tuple,
     }

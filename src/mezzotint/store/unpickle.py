@@ -28,8 +28,8 @@ BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, R
 
 INERT = frozenset({
     "_codecs.encode", "argparse.Namespace", "builtins.bytearray", "builtins.complex", "builtins.float", "builtins.int",
-    "builtins.object", "builtins.str", "builtins.tuple", "copyreg._reconstructor", "datetime.date", "datetime.datetime",
-    "datetime.timedelta", "lightning.fabric.utilities.data.AttributeDict",
+    "builtins.object", "builtins.str", "builtins.tuple", "collections.deque", "copyreg._reconstructor", "datetime.date",
+    "datetime.datetime", "datetime.timedelta", "lightning.fabric.utilities.data.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict", "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
     "numpy.dtype", "numpy.ndarray", "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata",
@@ -37,7 +37,7 @@ INERT = frozenset({
     "omegaconf.nodes.BooleanNode", "omegaconf.nodes.FloatNode", "omegaconf.nodes.IntegerNode",
     "omegaconf.nodes.StringNode", "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath",
     "pytorch_lightning.utilities.parsing.AttributeDict", "torch.device", "torch.nn.modules.container.ParameterDict",
-    "typing.Any", "uuid.UUID",
+    "torch.serialization._get_layout", "typing.Any", "uuid.UUID",
 })  # fmt: skip
 """Classes and functions that checkpoints call beside those of weights, and whose values weights have no use for."""
 

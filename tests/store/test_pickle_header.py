@@ -363,12 +363,18 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path, changed: dict[st
         read_header(rebuilt(tmp_path / "odd.pt", **changed))
 
 
+def zipped(path: Path, *names: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, pickle.dumps({}, protocol=2))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: torch.jit.script(nn.Identity()).save(path), "TorchScript"),
-        (lambda path: zipfile.ZipFile(path, "w").close(), "neither"),
-        (lambda path: zipfile.ZipFile(path, "w").writestr("notes.txt", "x"), "zip file that PyTorch did not write"),
+        (lambda path: zipped(path, "archive/data.pkl", "archive/constants.pkl"), "TorchScript"),
+        (zipped, "neither"),
+        (lambda path: zipped(path, "notes.txt"), "zip file that PyTorch did not write"),
         (lambda path: tarfile.open(path, "w").close(), "damaged|neither"),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "pickle that PyTorch did not write"),
         (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
@@ -383,6 +389,17 @@ def test_other_files_are_told(tmp_path: Path, make: Callable[[Path], Any], said:
     with pytest.raises(UserError, match=said) as error:
         open_source(path)
     assert "other.bin" in str(error.value)
+
+
+def test_numbers_in_the_other_byte_order_are_refused(tmp_path: Path):
+    path = save({"a": torch.zeros(3)}, tmp_path / "some.pt")
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "big.pt", "w") as other:
+        for name in archive.namelist():
+            other.writestr(name, b"big" if name.endswith("byteorder") else archive.read(name))
+    assert b"little" in data
+    with pytest.raises(UserError, match="other order"):
+        open_source(tmp_path / "big.pt")
 
 
 def test_compressed_numbers_are_refused(tmp_path: Path):

@@ -208,7 +208,7 @@ def _zipped(path: Path, file: IO[bytes]) -> Contents:
         if told.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
             raise ValueError
         order = records.get(f"{folder}/byteorder")
-        if order is not None and order.file_size < 10 and archive.read(order) == b"big":
+        if order is not None and order.compress_type == ZIP_STORED and archive.read(order) == b"big":
             raise UserError(f"{path} has the bytes of its numbers in the other order: save it on another machine.")
         with archive.open(told) as opened:
             value = tensor_machine(_storage).run(BytesIO(opened.read(MAX_HEADER)))

@@ -97,6 +97,7 @@ WITHOUT_TORCH = [
     "mezzotint.store.inspect",
     "mezzotint.store.keymap",
     "mezzotint.store.models",
+    "mezzotint.store.pickle_tar",
     "mezzotint.store.checksum",
     "mezzotint.store.png",
     *(f"mezzotint.cli.{path.stem}" for path in sorted((SOURCE / "cli").glob("*.py")) if path.stem != "__init__"),

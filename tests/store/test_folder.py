@@ -125,8 +125,21 @@ def cut(folder: Path) -> None:
     (folder / UNET).write_bytes(data[: len(data) // 2])
 
 
-def pickles_only(folder: Path) -> None:
-    (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.bin")
+def pickled_call(folder: Path) -> None:
+    (folder / UNET).unlink()
+    torch.save({"a": torch.zeros(1), "b": slice(3)}, folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+def outer_shard(folder: Path) -> None:
+    (folder / UNET).rename(folder / "stolen.safetensors")
+    index = {"weight_map": {"conv_in.weight": "../stolen.safetensors"}}
+    (folder / f"{UNET}.index.json").write_text(json.dumps(index))
+
+
+def broken_number(folder: Path) -> None:
+    tensors = load_file(folder / VAE)
+    tensors["decoder.conv_out.bias"][1] = float("nan")
+    save_file(tensors, folder / VAE)
 
 
 def other_class(folder: Path) -> None:
@@ -141,7 +154,9 @@ def other_class(folder: Path) -> None:
         (reshape_tensor, r"position_embedding\.weight of shape \[50, 16\].*\[77, 16\]"),
         (both_names, r"final_layer_norm\.bias a second time"),
         (cut, "diffusion_pytorch_model.safetensors"),
-        (pickles_only, "pickled weights"),
+        (pickled_call, r"diffusion_pytorch_model\.bin wants to call builtins\.slice"),
+        (outer_shard, r"names the file \.\./stolen\.safetensors"),
+        (broken_number, r"decoder\.conv_out\.bias that are NaN or infinite"),
         (lambda folder: (folder / UNET).unlink(), "incomplete"),
         (lambda folder: (folder / "vae" / "config.json").unlink(), "config.json cannot be read"),
         (lambda folder: (folder / "vae" / "config.json").write_text("{"), "config.json is not JSON"),

@@ -55,8 +55,8 @@ def open_model(model: str, folder: Path, device: str | None, dtype: str | None, 
     from mezzotint.store.layout import parts_with_weights, weight_headers
 
     for part in parts_with_weights(folder):
-        weight_headers(folder / part)
-    checksums = Checksums(folder)
+        weight_headers(folder / part, dtype)
+    checksums = Checksums(folder, dtype)
     gc.disable()
     from mezzotint import load
 

@@ -13,11 +13,13 @@ from mezzotint.types import UserError
 class Checksums:
     """The SHA-256 of every file of a model that a picture depends on, worked out from the moment this is made.
 
+    Which files these are may depend on the `dtype` that is asked for, torch's name; none is as `weight_files` has it.
     Hashing lets go of the interpreter, so it costs the caller no time where a core is free.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: str | None = None) -> None:
         self.folder = folder
+        self.dtype = dtype
         self._sums: dict[str, str] = {}
         self._error: OSError | UserError | None = None
         self._thread = Thread(target=self._work, daemon=True)
@@ -25,7 +27,7 @@ class Checksums:
 
     def _work(self) -> None:
         try:
-            for path in all_model_files(self.folder):
+            for path in all_model_files(self.folder, self.dtype):
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 self._sums[path.relative_to(self.folder).as_posix()] = digest

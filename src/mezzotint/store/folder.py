@@ -20,10 +20,11 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.beside import folder_beside
 from mezzotint.store.checksum import Checksums
 from mezzotint.store.facts import described, read_facts, read_json, write_facts, write_json
-from mezzotint.store.layout import is_model_folder, weight_headers
+from mezzotint.store.layout import is_model_folder
 from mezzotint.store.part import save_part
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import Entry, carried, layout_of, model_index
+from mezzotint.store.source import part_sources
 from mezzotint.store.texts import entries, load_text, save_text, texts_for_diffusers
 from mezzotint.store.weights import build
 from mezzotint.text.tokenizer import Tokenizer
@@ -56,7 +57,8 @@ def load_folder(
     device = torch.device(device)
     dtype = torch.float32 if dtype is None and device.type == "cpu" else dtype
     facts = read_facts(folder)
-    sums = Checksums(folder) if checksums is None and facts.sha256 else checksums
+    asked = None if dtype is None else str(dtype).removeprefix("torch.")
+    sums = Checksums(folder, asked) if checksums is None and facts.sha256 else checksums
     unet_config = described(UNetConfig.from_dict, folder / "unet" / "config.json")
     vae_config = described(AutoencoderConfig.from_dict, folder / layout.vae / "config.json")
     vae_dtype = torch.float32 if vae_config.force_upcast and dtype == torch.float16 else dtype
@@ -76,10 +78,10 @@ def load_folder(
         layer=-2 if sized else -1,
         final_norm=not sized,
         force_zeros_for_empty_prompt=sized and bool(index.get("force_zeros_for_empty_prompt", True)),
-        unet=build(lambda: UNet(unet_config), weight_headers(folder / "unet"), device=device, dtype=dtype),
+        unet=build(lambda: UNet(unet_config), part_sources(folder / "unet", dtype), device=device, dtype=dtype),
         vae=build(
             lambda: Autoencoder(vae_config),
-            weight_headers(folder / layout.vae),
+            part_sources(folder / layout.vae, dtype),
             device=device,
             dtype=vae_dtype,
             rename=autoencoder_name,

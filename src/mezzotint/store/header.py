@@ -1,6 +1,7 @@
-"""The header of a safetensors file: what tensors it holds and where, read without their bytes. Imports no torch.
+"""The header of a file of tensors: what it holds and where, read without the tensors' bytes. Imports no torch.
 
-The layout is eight bytes N, little-endian; N bytes of JSON, one entry a tensor; then the tensors' bytes, back to back.
+A file is told by its first bytes, never by its name. Here is safetensors: eight bytes N, little-endian; N bytes of
+JSON, one entry a tensor; then the tensors' bytes, back to back. `pickle_header` is for the files that PyTorch pickles.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mezzotint.types import UserError
 
@@ -22,8 +23,16 @@ BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+ITEM_BYTES = {DTYPE_NAMES[name]: size for name, size in BYTES.items()}
+"""Bytes of one number, by torch's name of its dtype."""
 MAX_HEADER = 100_000_000
 """Bytes of JSON beyond which a file is taken for something else, as the safetensors library does."""
+MAX_AXES, MAX_COUNT = 32, 2**48
+"""Axes and numbers that no tensor reaches: beyond them lie only damage, and products that take long."""
+MAX_SHOWN = 120
+"""Characters of a name out of a file that stand in a sentence."""
+PICKLE = 0x80
+"""The first byte of a pickle of protocol 2 or later."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class TensorEntry:
     shape: tuple[int, ...]
     begin: int
     end: int
+    strides: tuple[int, ...] | None = None
+    """Numbers from one to the next along each axis; none is row after row, without gaps."""
 
     @property
     def count(self) -> int:
@@ -43,7 +54,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """A safetensors file's tensors by name, and the text that was stored with them."""
+    """A file's tensors by name, and the text that was stored with them."""
 
     path: Path
     tensors: dict[str, TensorEntry]
@@ -64,16 +75,30 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file.
+    """The header of a safetensors file, or of a file that PyTorch pickled, of which no code is run.
 
-    Raises UserError where there is no such file, where it is of another kind, or where its tensors do not fill it
-    exactly, which is how a download that broke off shows.
+    Raises UserError where there is no such file, where it is of another kind or is damaged, where its tensors do not
+    lie in it, which is how a download that broke off shows, and where a pickle wants to call what no weights need.
     """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    if head[8:] == b"{" and not (head[0] == PICKLE and int.from_bytes(head[:8], "little") > MAX_HEADER):
+        return _safetensors_header(path)
+    from mezzotint.store.pickle_header import read_pickle_header
+
+    return read_pickle_header(path)
+
+
+def _safetensors_header(path: Path) -> Header:
+    """The header of a safetensors file, whose tensors must fill it exactly. Raises UserError as `read_header`."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > MAX_HEADER:
+            if length > MAX_HEADER:
                 raise UserError(f"{path} is not a safetensors file, or its beginning is damaged: get it again.")
             if 8 + length > size:
                 raise UserError(f"{path} ends within its header, after {size} bytes: get it again.")
@@ -81,7 +106,7 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     try:
-        values: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_once)
         metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}
         entries = {name: _entry(path, name, value, 8 + length) for name, value in values.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -92,15 +117,45 @@ def read_header(path: Path) -> Header:
     return Header(path, entries, metadata)
 
 
+def shown(name: str) -> str:
+    """A name out of a file as it may stand in a sentence: on one line, printable, and not too long."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in name[:MAX_SHOWN])
+    return plain + "..." if len(name) > MAX_SHOWN else plain
+
+
+def are_places(numbers: Any) -> bool:
+    """Whether it is a list of numbers that can be places in a file, or steps from one to the next."""
+    if not isinstance(numbers, (list, tuple)):
+        return False
+    numbers = cast("list[Any]", numbers)
+    return len(numbers) <= MAX_AXES and all(type(number) is int and 0 <= number < MAX_COUNT for number in numbers)
+
+
+def is_shape(sides: Any) -> bool:
+    """Whether it is a list of numbers that can be the sides of a tensor."""
+    return are_places(sides) and prod(side for side in sides if side > 0) < MAX_COUNT
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, none of whose names stands twice. Raises ValueError."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError
+    return values
+
+
 def _entry(path: Path, name: str, value: dict[str, Any], data: int) -> TensorEntry:
-    kind = value["dtype"]
+    kind, shape = value["dtype"], value["shape"]
     if kind not in DTYPE_NAMES:
-        raise UserError(f"{path} has tensor {name} of dtype {kind}, which cannot be read here.")
-    shape = tuple(int(side) for side in value["shape"])
+        raise UserError(f"{path} has tensor {shown(name)} of dtype {shown(str(kind))}, which cannot be read here.")
+    if not is_shape(shape) or not are_places(value["data_offsets"]):
+        raise ValueError
     begin, end = value["data_offsets"]
-    if end - begin != prod(shape) * BYTES[kind] or begin < 0 or any(side < 0 for side in shape):
-        raise UserError(f"{path} gives tensor {name} {end - begin} bytes, which its shape {list(shape)} does not fill.")
-    return TensorEntry(DTYPE_NAMES[kind], shape, data + begin, data + end)
+    if end - begin != prod(shape) * BYTES[kind]:
+        raise UserError(
+            f"{path} gives tensor {shown(name)} {end - begin} bytes, which its shape {shape} does not fill."
+        )
+    return TensorEntry(DTYPE_NAMES[kind], tuple(shape), data + begin, data + end)
 
 
 def _check_filled(path: Path, entries: dict[str, TensorEntry], data: int, size: int) -> None:
@@ -108,7 +163,7 @@ def _check_filled(path: Path, entries: dict[str, TensorEntry], data: int, size: 
     place = data
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != place:
-            raise UserError(f"{path} has a gap or an overlap before tensor {name}: get it again.")
+            raise UserError(f"{path} has a gap or an overlap before tensor {shown(name)}: get it again.")
         place = entry.end
     if place != size:
         raise UserError(f"{path} has {size} bytes where its header tells of {place}: get it again.")

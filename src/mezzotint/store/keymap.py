@@ -69,7 +69,10 @@ def taken(piece: Piece, foreign: Tensor) -> Tensor:
 
 
 def given(tensors: Mapping[str, Tensor], places: KeyMap) -> dict[str, Tensor]:
-    """The foreign tensors by name, contiguous, put together of ours. Raises KeyError for one that has no place."""
+    """The foreign tensors by name, contiguous, put together of ours.
+
+    Raises KeyError for a tensor of ours that has no place, and for a foreign one of which a part is not there.
+    """
     import torch
 
     pieces: dict[str, dict[int, Tensor]] = {}
@@ -79,7 +82,6 @@ def given(tensors: Mapping[str, Tensor], places: KeyMap) -> dict[str, Tensor]:
         if piece.convolution and foreign.ndim == 2:
             foreign = foreign[:, :, None, None]
         pieces.setdefault(piece.source, {})[piece.part] = foreign
-    return {
-        source: (torch.cat([parts[number] for number in sorted(parts)]) if len(parts) > 1 else parts[0]).contiguous()
-        for source, parts in pieces.items()
-    }
+    counts = {piece.source: piece.parts for piece in places.values()}
+    whole = {source: [parts[part] for part in range(counts[source])] for source, parts in pieces.items()}
+    return {source: (torch.cat(parts) if len(parts) > 1 else parts[0]).contiguous() for source, parts in whole.items()}

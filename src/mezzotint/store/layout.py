@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from mezzotint.store.facts import read_json
-from mezzotint.store.header import Header, read_header
+from mezzotint.store.header import Header, read_header, shown
 from mezzotint.types import UserError
 
 STEMS = {
@@ -17,8 +17,20 @@ STEMS = {
     "text_encoder_2": "model",
     "bert": "model",
 }
-"""The parts that have weights, and what their files are called."""
-
+"""The parts that have weights, and what their files are called where they are safetensors."""
+FILES = (
+    ("diffusion_pytorch_model", ".safetensors"),
+    ("model", ".safetensors"),
+    ("diffusion_pytorch_model", ".bin"),
+    ("pytorch_model", ".bin"),
+)
+"""What diffusers and transformers call the weights of a part; a variant stands between the two."""
+VARIANTS = {
+    "float32": ("", ".fp16", ".bf16"),
+    "float16": (".fp16", "", ".bf16"),
+    "bfloat16": (".bf16", "", ".fp16"),
+}
+"""The precisions that a part may be stored in, for each that may be asked for, the best first."""
 
 TOKENIZER_FILES = (
     "vocab.json",
@@ -43,36 +55,44 @@ def is_model_folder(path: Path) -> bool:
     return (path / "model_index.json").is_file()
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of one part: one, or the shards that its index names; a 16-bit variant if that is all.
+def weight_files(folder: Path, dtype: str | None = None) -> list[Path]:
+    """The files of one part's weights: one, or the shards that its index names.
 
-    Raises UserError where there are none, and says so if they are pickles, which are never read.
+    Of several precisions, full goes first, unless `dtype` (torch's name) is one of 16 bits and the folder has that; of
+    several formats, safetensors. Raises UserError where there are none, or an index does not say which.
     """
+    for variant in VARIANTS.get(dtype or "", VARIANTS["float32"]):
+        for stem, end in FILES:
+            path = folder / f"{stem}{variant}{end}"
+            if path.is_file():
+                return [path]
+            for index in (folder / f"{stem}{end}.index{variant}.json", folder / f"{stem}{variant}{end}.index.json"):
+                if index.is_file():
+                    return _shards(index)
     stem = STEMS.get(folder.name, "diffusion_pytorch_model")
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict):
-                raise UserError(f"{index} does not say where the weights are: get it again.")
-            return [
-                folder / shard for shard in sorted({str(shard) for shard in cast("dict[str, str]", shards).values()})
-            ]
-    if any(folder.glob("*.bin")):
-        raise UserError(f"{folder} has only pickled weights (.bin), which can run code: save it as safetensors.")
-    raise UserError(f"{folder} has no {stem}.safetensors: the model is incomplete, get it again.")
+    raise UserError(f"{folder} has no {stem}.safetensors or .bin: the model is incomplete, get it again.")
 
 
-def weight_headers(folder: Path) -> list[Header]:
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, which must stand beside it. Raises UserError where it does not say, or others."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise UserError(f"{index} does not say where the weights are: get it again.")
+    names = sorted({str(name) for name in cast("dict[str, str]", places).values()})
+    for name in names:
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
+            raise UserError(f"{index} names the file {shown(name)}, which is not in its folder: get it again.")
+    return [index.parent / name for name in names]
+
+
+def weight_headers(folder: Path, dtype: str | None = None) -> list[Header]:
     """The headers of one part's weight files. Raises UserError where a file is missing or damaged."""
-    return [read_header(path) for path in weight_files(folder)]
+    return [read_header(path) for path in weight_files(folder, dtype)]
 
 
-def all_weight_files(folder: Path) -> list[Path]:
+def all_weight_files(folder: Path, dtype: str | None = None) -> list[Path]:
     """Every weight file of a model folder, part after part. Raises UserError where a part has none."""
-    return [path for part in parts_with_weights(folder) for path in weight_files(folder / part)]
+    return [path for part in parts_with_weights(folder) for path in weight_files(folder / part, dtype)]
 
 
 def parts_with_weights(folder: Path) -> list[str]:
@@ -81,10 +101,10 @@ def parts_with_weights(folder: Path) -> list[str]:
     return [part for part in STEMS if part in index and index[part] != [None, None]]
 
 
-def all_model_files(folder: Path) -> list[Path]:
+def all_model_files(folder: Path, dtype: str | None = None) -> list[Path]:
     """Every file that a picture depends on: the weights, and of configs and tokenizer those that are there.
 
     Raises UserError where a part has no weights.
     """
     beside = [folder / part / name for part, names in READ_BESIDE.items() for name in names]
-    return all_weight_files(folder) + [path for path in beside if path.is_file()]
+    return all_weight_files(folder, dtype) + [path for path in beside if path.is_file()]

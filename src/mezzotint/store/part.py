@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.store.facts import write_json
-from mezzotint.store.header import read_header
+from mezzotint.store.source import open_source
 from mezzotint.store.weights import build, write_tensors
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -53,8 +53,8 @@ def save_part(
 
 def load_part(make: Callable[[], Module], folder: Path, *, stem: str = STEM) -> Module:
     """The module that `make` makes with the weights in the folder, fixed, in float32. Raises UserError as `build`."""
-    headers = [read_header(path) for path in sorted(folder.glob(f"{stem}*.safetensors"))]
-    return build(make, headers, device=torch.device("cpu"), dtype=torch.float32)
+    sources = [open_source(path) for path in sorted(folder.glob(f"{stem}*.safetensors"))]
+    return build(make, sources, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def _shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:

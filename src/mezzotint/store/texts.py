@@ -13,10 +13,11 @@ from mezzotint.conditioning.foreign import ForeignEncoder, ForeignTokenizer, loa
 from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.conditioning.text import AnyTextModel, AnyTokenizer
 from mezzotint.store.facts import described
-from mezzotint.store.layout import STEMS, weight_headers
+from mezzotint.store.layout import STEMS
 from mezzotint.store.part import save_part
 from mezzotint.store.parts import Parts
 from mezzotint.store.pipelines import CLIP, Entry
+from mezzotint.store.source import part_sources
 from mezzotint.store.weights import build
 from mezzotint.text import Tokenizer, WordPieceTokenizer
 from mezzotint.types import UserError
@@ -35,14 +36,14 @@ def load_text(folders: tuple[Path, Path], kind: str, *, device: torch.device, dt
     if kind == "LDMBertModel":
         bert = described(LDMBertConfig.from_dict, path / "config.json")
         tokenizer = WordPieceTokenizer.from_folder(words, bert.max_position_embeddings)
-        return tokenizer, build(lambda: LDMBertModel(bert), weight_headers(path), device=device, dtype=dtype)
+        return tokenizer, build(lambda: LDMBertModel(bert), part_sources(path, dtype), device=device, dtype=dtype)
     if kind not in CLIP:
         pieces = load_tokenizer(words)
         return pieces, load_encoder(path, pieces.pad_id).to(device=device, dtype=dtype)
     clip = described(CLIPTextConfig.from_dict, path / "config.json")
     clip = replace(clip, with_projection=kind == "CLIPTextModelWithProjection")
     return Tokenizer.from_folder(words), build(
-        lambda: CLIPTextModel(clip), weight_headers(path), device=device, dtype=dtype, rename=text_encoder_name
+        lambda: CLIPTextModel(clip), part_sources(path, dtype), device=device, dtype=dtype, rename=text_encoder_name
     )
 
 

@@ -258,7 +258,8 @@ def test_ddim_leaves_the_noise_that_the_file_tells_it_to_leave(pipe, monkeypatch
         for each in (pipe, other):
             each("a cube", seed=7, steps=3, guidance=1.0, sampler=sampler)
     to_zero, above_zero, euler, same = latents
-    torch.testing.assert_close(to_zero, euler)
+    # Euler's first sigma is 4096 and leaves 1/4096 of what is clean in the noise; DDIM's is 65536.
+    torch.testing.assert_close(to_zero, euler, rtol=0, atol=2.0**-11)
     assert torch.equal(euler, same)
     assert 0.01 < float((above_zero - to_zero).std()) < 0.1  # The sigma of timestep 0 is 0.029.
 

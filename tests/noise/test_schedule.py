@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mezzotint.noise import NoiseSchedule, Prediction
+from mezzotint.noise.schedule import FAR
 from mezzotint.types import UserError
 
 SHAPES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -102,10 +103,17 @@ def test_every_walk_descends_to_zero(spacing, count):
 
 
 def test_a_walk_of_ddim_ends_where_the_file_says():
-    published = NoiseSchedule(set_alpha_to_one=False)
+    published = NoiseSchedule(rescale_betas_zero_snr=False, set_alpha_to_one=False)
     assert published.walk(5, ddim=True) == [*published.walk(5)[:-1], published.sigma_min]
     assert published.walk(5)[-1] == 0.0
     assert NoiseSchedule().walk(5, ddim=True)[-1] == 0.0
+
+
+def test_a_walk_of_ddim_from_zero_terminal_snr_begins_nearer_to_infinity():
+    schedule = NoiseSchedule()
+    assert schedule.walk(5, ddim=True) == [FAR, *schedule.walk(5)[1:]]
+    leading = NoiseSchedule(timestep_spacing="leading")  # It does not begin at the last timestep.
+    assert leading.walk(5, ddim=True) == leading.walk(5)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])

@@ -232,14 +232,17 @@ def _render(scenes: Scenes, height: int, width: int, samples: int) -> tuple[Tens
     nearest = view.background.repeat(rows).scatter_reduce_(0, place, t, "amin")
     first = (nearest[place] == t).nonzero()[:, 0]
     k, ray, place, t = k[first], ray[first], place[first], t[first]
-    owner = torch.full((rows * rays,), -1, dtype=torch.int64, device=device).index_put_((place,), k % MAX_OBJECTS)
 
     # The room, then the solids over it.
     sky = _open_sky(scenes, view.point.view(3, samples**2, -1).mean(dim=1)).repeat(1, samples**2)
-    colour = view.ambient[scenes.table] * sky[:, None]
-    colour += view.direct[scenes.table, scenes.light] * _room_lit(solids, view)[:, None]
+    lit = _room_lit(solids, view)
+    colour = torch.empty(3, rows, rays, device=device)
+    for row, (table, light) in enumerate(zip(scenes.table.tolist(), scenes.light.tolist(), strict=True)):
+        # One by one: together they would be gathered into memory that no cache holds.
+        torch.mul(view.ambient[table], sky[row], out=colour[:, row])
+        colour[:, row].addcmul_(view.direct[table, light], lit[row])
     point = eye + t * view.direction.index_select(1, ray)
-    flat = colour.transpose(0, 1).reshape(3, -1)
+    flat = colour.view(3, -1)
     flat[:, place] = _solid_colour(solids, view, k, ray, point)
 
     # Samples of a pixel to the pixel.
@@ -247,9 +250,9 @@ def _render(scenes: Scenes, height: int, width: int, samples: int) -> tuple[Tens
     pixels = flat.view(3, *shape).mean(dim=2).transpose(0, 1)
     pixels = pixels.clamp(0, 1) ** (1 / 2.2) * 2 - 1
     depth = (nearest.view(rows, rays) * view.along_axis).view(shape).amin(dim=1)
-    slots = torch.arange(MAX_OBJECTS, device=device)[None, :, None, None, None]
-    masks = (owner.view(rows, 1, *shape[1:]) == slots).float().mean(dim=2)
-    return pixels.contiguous(), depth, masks
+    masks = torch.zeros(rows * MAX_OBJECTS * height * width, device=device)
+    masks.index_add_(0, k * (height * width) + ray % (height * width), torch.ones_like(t))
+    return pixels.contiguous(), depth, masks.view(rows, MAX_OBJECTS, height, width) / samples**2
 
 
 def _seen_candidates(solids: _Solids, view: _View) -> tuple[Tensor, Tensor]:

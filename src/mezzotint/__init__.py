@@ -40,20 +40,27 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     *,
+    ema: bool = False,
     checksums: Checksums | None = None,
 ) -> Pipeline:
-    """The model, ready to draw: a shipped model's name, or a folder in the diffusers layout.
+    """The model, ready to draw: a shipped model's name, a diffusers folder, one file, or a name on the hub.
 
     `device` none is the accelerator if there is one, else the CPU. `dtype` none is 32 bits on a CPU and as stored
-    elsewhere; else float32, bfloat16 or float16. `checksums` are the folder's, if they were begun earlier.
+    elsewhere; else float32, bfloat16 or float16. `ema` takes a file's averaged weights in place of its plain ones.
+    `checksums` are the model's, if they were begun earlier.
     Raises UserError for a model that is missing, damaged or of another kind, and a device that is not there.
     """
+    import torch
+
     from mezzotint.pipeline import Pipeline
     from mezzotint.store.device import choose_device, choose_dtype
-    from mezzotint.store.folder import load_folder
+    from mezzotint.store.load import load_parts
     from mezzotint.store.models import full_name, resolve
 
-    parts = load_folder(resolve(model), choose_device(device), choose_dtype(dtype), checksums)
+    chosen = choose_device(device)
+    # On a CPU fewer bits are slower.
+    precision = torch.float32 if dtype is None and chosen.type == "cpu" else choose_dtype(dtype)
+    parts = load_parts(resolve(model), chosen, precision, checksums=checksums, ema=ema)
     return Pipeline.of(parts, name=full_name(model))
 
 

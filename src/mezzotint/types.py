@@ -46,7 +46,7 @@ class Request:
     height: int | None = None
     """Pixels, a multiple of 8; none means the size the model was trained at."""
     model: str = "still-life"
-    """A shipped model's name, or a folder in the diffusers layout."""
+    """A shipped model's name, a diffusers folder, one file (.safetensors, .ckpt), or OWNER/NAME on the hub."""
 
     MAX_PROMPT: ClassVar[int] = 4000
     MAX_SIDE: ClassVar[int] = 4096

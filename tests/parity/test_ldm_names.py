@@ -33,7 +33,6 @@ from mezzotint.conditioning.clip import CLIPTextConfig, CLIPTextModel
 from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
-from mezzotint.store.contents import trimmed
 from mezzotint.store.families import recognise
 from mezzotint.store.keymap import KeyMap, given, prefixed, taken
 from mezzotint.store.ldm import bert, clip, ema, unet, vae
@@ -420,7 +419,9 @@ def test_the_vit_h_that_diffusers_makes_is_ours_without_what_is_never_read() -> 
     with torch.device("meta"):
         theirs = their_text(replace(config, num_hidden_layers=23, with_projection=False))
     found = convert_open_clip_checkpoint(theirs, file, prefix=prefix)
-    assert trimmed(part).places.keys() == found.keys()
+    # Of 24 blocks the last but one is read, without a projection.
+    unread = ("text_model.encoder.layers.23.", "text_projection.")
+    assert {name for name in part.places if not name.startswith(unread)} == found.keys()
 
 
 class Branch(nn.Module):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mezzotint.conditioning.clip_config import CLIPTextConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.noise.schedule import NoiseSchedule
-from mezzotint.store.contents import Part, averaged, trimmed
+from mezzotint.store.contents import averaged
 from mezzotint.store.evidence import kept
 from mezzotint.store.families import Family, recognise
 from mezzotint.store.kinds import KINDS, Glance, Reading
@@ -325,23 +325,6 @@ def test_what_cannot_be_run(checkpoints: dict[str, Shapes], file: str, change: A
     assert reason in refusal
 
 
-def test_a_text_encoder_without_what_is_never_read(checkpoints: dict[str, Shapes]):
-    part = told(checkpoints["sd2"]).part("text_encoder")
-    assert isinstance(part, Part)
-    short = trimmed(part)
-    assert isinstance(short.config, CLIPTextConfig)
-    assert (short.config.num_hidden_layers, short.config.with_projection) == (2, False)
-    assert short.reading == Reading(pad_id=0)
-    left_out = {piece.source for piece in part.places.values()} - {piece.source for piece in short.places.values()}
-    prefix = "cond_stage_model.model."
-    assert {name for name in left_out if not name.startswith(f"{prefix}transformer.resblocks.2.")} == {
-        f"{prefix}text_projection"
-    }
-    for file in ("sd1", "sdxl", "refiner", "ldm"):
-        for other in told(checkpoints[file]).parts:
-            assert trimmed(other) is other
-
-
 def test_a_vit_h_that_lacks_its_last_block_is_read_at_its_end(checkpoints: dict[str, Shapes]):
     prefix = "cond_stage_model.model.transformer.resblocks."
     block = {name: own for name, own in checkpoints["sd2"].items() if name.startswith(f"{prefix}0.")}
@@ -352,12 +335,12 @@ def test_a_vit_h_that_lacks_its_last_block_is_read_at_its_end(checkpoints: dict[
     assert reading(told(without(checkpoints["sd2"] | copies, f"{prefix}23."))) == Reading(pad_id=0)
 
 
-def test_a_config_that_we_kept_is_of_an_encoder_that_is_read_at_its_end(checkpoints: dict[str, Shapes]):
-    for file, expected in (("sd2", Reading(pad_id=0)), ("refiner", POOLED)):
-        part = told(checkpoints[file]).part("text_encoder")
-        assert part is not None
-        assert isinstance(part.config, CLIPTextConfig)
-        assert reading(told(checkpoints[file], kept({"text_encoder": part.config.to_dict()}))) == expected
+def test_our_own_metadata_tells_what_is_read(checkpoints: dict[str, Shapes]):
+    metadata = kept({"reading": {"layer": -1, "final_norm": True}})
+    assert reading(told(checkpoints["sd2"], metadata)) == Reading(pad_id=0)
+    refusal = told(checkpoints["sd2"], kept({"reading": {"layer": "last"}})).refusal
+    assert refusal is not None
+    assert "reading" in refusal
 
 
 def test_every_reading_is_of_a_layout_that_there_is():

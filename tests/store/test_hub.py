@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from mezzotint.store import hub
 from mezzotint.store.hub import chosen, fetched, is_hub_name
 from mezzotint.types import UserError
 
@@ -80,8 +81,8 @@ def cached(monkeypatch: pytest.MonkeyPatch, folder: Path | None) -> None:
     def unreachable(*_: object, **__: object) -> str:
         raise OfflineModeIsEnabled("offline")
 
+    monkeypatch.setattr(hub, "_listed", unreachable)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", unreachable)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
 
 
@@ -126,7 +127,7 @@ def test_nothing_cached_and_no_network_is_one_sentence(monkeypatch: pytest.Monke
 def test_of_several_checkpoints_one_is_to_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     cached(monkeypatch, None)
     files = ["a.safetensors", "b.ckpt"]
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo: files)
+    monkeypatch.setattr(hub, "_listed", lambda repo: files)
     with pytest.raises(UserError, match=r"owner/name/a\.safetensors, owner/name/b\.ckpt"):
         fetched("owner/name")
     del files[1]
@@ -148,6 +149,6 @@ def test_a_folder_is_fetched_by_what_is_read_of_it(monkeypatch: pytest.MonkeyPat
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo: FOLDER)
+    monkeypatch.setattr(hub, "_listed", lambda repo: FOLDER)
     assert fetched("owner/name", half=True) == tmp_path
     assert asked == [chosen(FOLDER, half=True)]

@@ -34,6 +34,7 @@ def test_a_name_stands_for_a_shipped_folder_first(tiny_folder: Path, monkeypatch
 )
 def test_a_missing_model_is_told_with_those_there_are(tiny_folder: Path, tmp_path: Path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
     with pytest.raises(UserError, match=said):
         resolve(name, tiny_folder.parent)
 

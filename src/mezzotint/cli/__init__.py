@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "models": "list the models that come with the package",
     "samplers": "list the walks from noise to picture",
     "inspect": "say what a model file or folder holds",
+    "convert": "write a model in another layout",
     "world": "render scenes of the still life",
     "train": "train a model, or one stage of it",
     "evaluate": "measure what a model obeys",

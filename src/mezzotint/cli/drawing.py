@@ -45,18 +45,17 @@ class Opened:
         }
 
 
-def open_model(model: str, folder: Path, device: str | None, dtype: str | None, threads: int | None = None) -> Opened:
-    """Load the model in `folder`, which is called `model`. Raises UserError for what cannot be loaded.
+def open_model(model: str, path: Path, device: str | None, dtype: str | None, threads: int | None = None) -> Opened:
+    """Load the model at `path`, which is called `model`. Raises UserError for what cannot be loaded.
 
     Weights that are missing or cut short are told before torch is imported. They are summed in a thread while it is,
     and what is imported is not searched for garbage. `threads` is how many work on a CPU; none leaves that to torch.
     """
     from mezzotint.store.checksum import Checksums
-    from mezzotint.store.layout import parts_with_weights, weight_headers
+    from mezzotint.store.layout import model_headers
 
-    for part in parts_with_weights(folder):
-        weight_headers(folder / part, dtype)
-    checksums = Checksums(folder, dtype)
+    model_headers(path, dtype)
+    checksums = Checksums(path, dtype)
     gc.disable()
     from mezzotint import load
 

@@ -40,7 +40,7 @@ class Options:
     what: Literal["obedience", "vae", "judge"]
     """obedience, vae or judge."""
     model: str | None = None
-    """A shipped model's name, or a folder; by default still-life. (obedience, vae)"""
+    """A model, as generate takes it; by default still-life. (obedience, vae)"""
     n: int | None = None
     """Pictures a category, or scenes; by default 200. (obedience, vae)"""
     seed: int | None = None

@@ -45,8 +45,8 @@ def run(argv: Sequence[str]) -> int:
     """Draw what the arguments ask for. Everything that can be wrong with them is found before the model is loaded."""
     began = time.perf_counter()
     given, options = read(argv)
-    folder = resolve(given.get("model", Request.model))
-    request = read_facts(folder).request(**given)
+    path = resolve(given.get("model", Request.model))
+    request = read_facts(path).request(**given)
     check(request)
     requests = [request.but(seed=request.seed + number) for number in range(options.n)]
     targets = names(options.out, options.n)
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
     picture_format(options.out)
     from mezzotint.cli.drawing import draw, open_model, warn
 
-    opened = open_model(request.model, folder, options.device, options.dtype)
+    opened = open_model(request.model, path, options.device, options.dtype)
     opened.pipe.check(request)
     warnings = warn(opened.pipe, requests)
     sheet: Sheet | None = None

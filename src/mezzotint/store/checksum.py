@@ -17,8 +17,9 @@ class Checksums:
     Hashing lets go of the interpreter, so it costs the caller no time where a core is free.
     """
 
-    def __init__(self, folder: Path, dtype: str | None = None) -> None:
-        self.folder = folder
+    def __init__(self, model: Path, dtype: str | None = None) -> None:
+        self.model = model
+        self._folder = model.parent if model.is_file() else model
         self.dtype = dtype
         self._sums: dict[str, str] = {}
         self._error: OSError | UserError | None = None
@@ -27,26 +28,31 @@ class Checksums:
 
     def _work(self) -> None:
         try:
-            for path in all_model_files(self.folder, self.dtype):
+            for path in all_model_files(self.model, self.dtype):
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
-                self._sums[path.relative_to(self.folder).as_posix()] = digest
+                self._sums[path.relative_to(self._folder).as_posix()] = digest
         except (OSError, UserError) as error:
             self._error = error
 
     @property
     def sums(self) -> dict[str, str]:
-        """Hexadecimal sum by path in the folder; waits until they are done. Raises UserError if a file was missing."""
+        """Hexadecimal sum by path in the folder, or by the single file's name; waits until they are done.
+
+        Raises UserError if a file was missing.
+        """
         self._thread.join()
         if isinstance(self._error, UserError):
             raise self._error
         if self._error is not None:
-            raise UserError(f"The model in {self.folder} cannot be read: {self._error.strerror}.") from self._error
+            raise UserError(f"The model in {self.model} cannot be read: {self._error.strerror}.") from self._error
         return self._sums
 
     @property
     def whole(self) -> str:
-        """One sum for the whole model, hexadecimal: that of its files' names and sums, a line each."""
+        """One sum for the whole model, hexadecimal: the single file's, else that of the names and sums, a line each."""
+        if self.model.is_file():
+            return self.sums[self.model.name]
         lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.sums.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -55,6 +61,6 @@ class Checksums:
         for name, digest in told.items():
             if self.sums.get(name) != digest:
                 raise UserError(
-                    f"{self.folder / name} is damaged (its SHA-256 is not the one in mezzotint.json): get it again, "
+                    f"{self._folder / name} is damaged (its SHA-256 is not the one in mezzotint.json): get it again, "
                     f"or take its sum out of that file if you changed the weights on purpose."
                 )

@@ -152,9 +152,11 @@ class _File:
             places = clip.places(config, names)
             if reading.pooled and not config.with_projection:
                 raise UserError(f"The tensor {prefix}text_projection is missing: get the file again.")
-            # A config that we kept is a folder's, which holds the encoder as `trimmed` leaves it.
-            if reading.final_norm and (ours is not None or config.num_hidden_layers == SHORT_VIT_H):
+            if reading.final_norm and config.num_hidden_layers == SHORT_VIT_H:
                 reading = replace(reading, layer=-1)
+        told = self._own("reading", _told_reading)
+        if told is not None:
+            reading = replace(reading, layer=told[0], final_norm=told[1])
         return Part(
             kind=part, prefix=prefix, names=names, config=config, places=prefixed(places, prefix), reading=reading
         )
@@ -172,26 +174,17 @@ class _File:
             ) from error
 
 
-def trimmed(part: Part) -> Part:
-    """The text encoder without what is never read where an earlier block's tokens pass the final norm (SD 2.x).
-
-    Its last block is then the one that is read, and it has no projection: the form that diffusers' folders hold. Any
-    other part is itself.
-    """
-    reading, config = part.reading, part.config
-    if reading is None or not isinstance(config, CLIPTextConfig) or not reading.final_norm or reading.layer == -1:
-        return part
-    config = replace(config, num_hidden_layers=config.num_hidden_layers + reading.layer + 1, with_projection=False)
-    places = prefixed(clip.places(config, part.names), part.prefix)
-    return replace(part, config=config, places=places, reading=replace(reading, layer=-1))
-
-
 def averaged(part: Part, shapes: Shapes) -> Part:
     """The U-Net with the averages of its weights in their place. Raises UserError where the file has them not."""
     places = ema.places(part.places)
     if not sources(places) <= shapes.keys():
         raise UserError("The file has no averaged weights (model_ema.) of its U-Net: load its plain weights.")
     return replace(part, places=places)
+
+
+def _told_reading(values: dict[str, Any]) -> tuple[int, bool]:
+    """Which block's tokens are read, and whether they pass the final norm, as our own metadata tells."""
+    return int(values["layer"]), bool(values["final_norm"])
 
 
 def _projected(part: Part) -> int | None:

@@ -1,13 +1,18 @@
-"""What a model folder says of itself beside diffusers' files: mezzotint.json. Imports no torch."""
+"""What a model says of itself beside what all models do: mezzotint.json in a folder, metadata in a single file.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from mezzotint.store.evidence import OWN, own
+from mezzotint.store.header import read_header
 from mezzotint.types import Request, UserError
 
 Made = TypeVar("Made")
@@ -60,26 +65,35 @@ class Facts:
         return Request(**{**self.defaults, **given})
 
 
-def read_facts(folder: Path) -> Facts:
-    """What the folder's mezzotint.json says; a folder without one is known by its own name alone.
+def read_facts(model: Path) -> Facts:
+    """What a folder's mezzotint.json says, or a single file's metadata; without these its own name is all there is.
 
-    Raises UserError where the file is damaged or has a key that is not known.
+    Raises UserError where what is there is damaged or has a key that is not known.
     """
-    path = folder / FILE_NAME
-    if not path.is_file():
-        return Facts(name=folder.absolute().name)
-    values = read_json(path)
+    if model.is_file():
+        return file_facts(model, read_header(model).metadata)
+    path = model / FILE_NAME
+    return _made(read_json(path), str(path)) if path.is_file() else Facts(name=model.absolute().name)
+
+
+def file_facts(path: Path, metadata: Mapping[str, str]) -> Facts:
+    """What the metadata of a single file says. Raises as `read_facts`."""
+    values = own(metadata, "facts")
+    return Facts(name=path.stem) if values is None else _made(values, f"The metadata {OWN}facts of {path}")
+
+
+def _made(values: dict[str, Any], where: str) -> Facts:
     unknown = sorted(set(values) - {entry.name for entry in fields(Facts)})
     if unknown:
-        raise UserError(f"{path} has unknown keys: {', '.join(unknown)}.")
+        raise UserError(f"{where} has unknown keys: {', '.join(unknown)}.")
     try:
         if "sizes" in values:
             values["sizes"] = tuple((int(width), int(height)) for width, height in values["sizes"])
         return Facts(**values)
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
-            raise UserError(f"{path}: {error}") from error
-        raise UserError(f"{path} holds values of the wrong kind: get it again.") from error
+            raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where} holds values of the wrong kind: get it again.") from error
 
 
 def write_facts(facts: Facts, folder: Path) -> None:

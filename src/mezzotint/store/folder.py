@@ -21,7 +21,7 @@ from mezzotint.store.beside import folder_beside
 from mezzotint.store.checksum import Checksums
 from mezzotint.store.facts import described, read_facts, read_json, write_facts, write_json
 from mezzotint.store.layout import is_model_folder
-from mezzotint.store.part import save_part
+from mezzotint.store.part import SHARD, save_part
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import Entry, carried, layout_of, model_index
 from mezzotint.store.source import part_sources
@@ -39,13 +39,13 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 def load_folder(
     path: str | Path,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | None = torch.float32,
     checksums: Checksums | None = None,
 ) -> Parts:
     """The parts of the model in a diffusers folder, in evaluation mode.
 
-    `dtype` none means 32 bits on a CPU, where fewer are slower, and as stored elsewhere. An autoencoder that overflows
-    in float16 (`force_upcast`) stays in 32 bits. Where mezzotint.json has the weights' sums they are checked;
+    `dtype` none is as stored. An autoencoder that overflows in float16 (`force_upcast`) is then in 32 bits. Where
+    mezzotint.json has the weights' sums they are checked;
     `checksums`, begun earlier, saves the time. Raises UserError, naming the file and the tensor, for a folder that is
     incomplete or damaged, or has a part of another kind.
     """
@@ -55,7 +55,6 @@ def load_folder(
     index = read_json(folder / "model_index.json")
     layout = layout_of(folder, index)
     device = torch.device(device)
-    dtype = torch.float32 if dtype is None and device.type == "cpu" else dtype
     facts = read_facts(folder)
     asked = None if dtype is None else str(dtype).removeprefix("torch.")
     sums = Checksums(folder, asked) if checksums is None and facts.sha256 else checksums
@@ -103,12 +102,19 @@ def autoencoder_name(name: str) -> str | None:
     return name
 
 
-def save_folder(parts: Parts, path: str | Path, *, card: str | None = None, dtype: torch.dtype | None = None) -> None:
+def save_folder(
+    parts: Parts,
+    path: str | Path,
+    *,
+    card: str | None = None,
+    dtype: torch.dtype | None = None,
+    shard: int = SHARD,
+) -> None:
     """Write a model as a diffusers folder, with the sums of its weights in mezzotint.json and `card` as README.md.
 
     It is written beside and renamed, in the place of an older folder of that name. Weights are cast to `dtype` if
-    given; 16 bits halve the file. Raises UserError where the place cannot be written, or where diffusers has no
-    pipeline that would draw what the model draws.
+    given; 16 bits halve the file. A part above `shard` bytes is split. Raises UserError where the place cannot be
+    written, or where diffusers has no pipeline that would draw what the model draws.
     """
     layout, texts = parts.layout, texts_for_diffusers(parts)
     classes: dict[str, Entry] = {
@@ -128,17 +134,22 @@ def save_folder(parts: Parts, path: str | Path, *, card: str | None = None, dtyp
     )
     with folder_beside(Path(path)) as folder:
         files = [
-            *save_part(parts.unet, parts.unet.config.to_dict(), folder / "unet", dtype=dtype),
-            *save_part(parts.vae, parts.vae.config.to_dict(), folder / layout.vae, dtype=dtype),
+            *save_part(parts.unet, parts.unet.config.to_dict(), folder / "unet", dtype=dtype, shard=shard),
+            *save_part(parts.vae, parts.vae.config.to_dict(), folder / layout.vae, dtype=dtype, shard=shard),
         ]
         for (words, encoder), text in zip(layout.texts, texts, strict=True):
-            files += save_text(text, (folder / words, folder / encoder), dtype)
+            files += save_text(text, (folder / words, folder / encoder), dtype, shard)
         for name, (source, _) in parts.carried.items():
             shutil.copytree(source, folder / name)
         (folder / "scheduler").mkdir()
         write_json(parts.schedule.to_dict(), folder / "scheduler" / "scheduler_config.json")
         write_json(index, folder / "model_index.json")
-        sums = {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        sums = {file.relative_to(folder).as_posix(): _sum(file) for file in files}
         write_facts(replace(parts.facts, sha256=sums), folder)
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

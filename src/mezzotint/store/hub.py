@@ -22,6 +22,8 @@ WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>[a-z]\w*))?(-\d+-of-\d+)?\.(?P<format>safetensors|bin)"
 )
 SINGLE = (".safetensors", ".ckpt")
+TIMEOUT = 10
+"""Seconds that the hub has for an answer."""
 UNREAD = ("safety_checker", "feature_extractor", "image_encoder")
 """Folders of a repository that drawing from words has no use for."""
 
@@ -39,17 +41,17 @@ def fetched(name: str, *, half: bool = False) -> Path:
     """
     owner, repository, *file = name.split("/", 2)
     repo = f"{owner}/{repository}"
-    from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
-    if file:
-        try:
-            return Path(hf_hub_download(repo, file[0], local_files_only=True))
-        except OSError:
-            return Path(_online(repo, lambda: hf_hub_download(repo, file[0])))
-    cached = _cached(repo)
+    cached = _cached(repo, *file)
     if cached is not None:
         return cached
-    wanted = chosen(_online(repo, lambda: list_repo_files(repo)), half=half)
+    files = _online(repo, lambda: _listed(repo))
+    if file:
+        if file[0] not in files:
+            raise UserError(f"{repo} on the hub has no file {file[0]}: check the name.")
+        return Path(_online(repo, lambda: hf_hub_download(repo, file[0])))
+    wanted = chosen(files, half=half)
     if not wanted:
         raise UserError(
             f"{repo} on the hub has neither a diffusers folder nor a checkpoint file: choose another model."
@@ -97,11 +99,13 @@ def _weights(members: list[str], *, half: bool) -> list[str]:
     return best + [name for name in own if any("-of-" in shard for shard in best)]
 
 
-def _cached(repo: str) -> Path | None:
-    """The repository's folder in the cache, where all that is read of it is there; or its one checkpoint."""
-    from huggingface_hub import snapshot_download
+def _cached(repo: str, file: str = "") -> Path | None:
+    """The repository's folder in the cache, where all that is read of it is there; or its one checkpoint, or a file."""
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
+        if file != "":
+            return Path(hf_hub_download(repo, file, local_files_only=True))
         folder = Path(snapshot_download(repo, local_files_only=True))
     except OSError:
         return None
@@ -127,6 +131,13 @@ def _filled(folder: Path) -> bool:
     return whole or (bool(counts) and len(counts) >= max(counts))
 
 
+def _listed(repo: str) -> list[str]:
+    """The files of a repository, asked for once: other calls try an unreachable hub for half a minute."""
+    from huggingface_hub import HfApi
+
+    return [entry.rfilename for entry in HfApi().model_info(repo, timeout=TIMEOUT).siblings or []]
+
+
 def _online(repo: str, ask: Callable[[], Found]) -> Found:
     """What the hub answers. Raises UserError where it refuses or cannot be reached."""
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -137,7 +148,7 @@ def _online(repo: str, ask: Callable[[], Found]) -> Found:
         raise UserError(f"{repo} on the hub wants its terms accepted first: do so there, and log in.") from error
     except RepositoryNotFoundError as error:
         raise UserError(f"There is no model {repo!r} here or on the hub: check the name, or log in to it.") from error
-    except (OSError, EntryNotFoundError) as error:
+    except Exception as error:  # Its client's own errors are of another library in every major version.
         if isinstance(error, EntryNotFoundError | HfHubHTTPError) and not isinstance(error, FileNotFoundError):
             raise UserError(f"The hub did not give {repo}: {' '.join(str(error).split())[:200]}") from error
         raise UserError(

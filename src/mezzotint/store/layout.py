@@ -101,10 +101,19 @@ def parts_with_weights(folder: Path) -> list[str]:
     return [part for part in STEMS if part in index and index[part] != [None, None]]
 
 
-def all_model_files(folder: Path, dtype: str | None = None) -> list[Path]:
+def model_headers(model: Path, dtype: str | None = None) -> list[Header]:
+    """The headers of every weight file of a model, folder or single file. Raises UserError as `weight_headers`."""
+    if model.is_file():
+        return [read_header(model)]
+    return [read_header(path) for path in all_weight_files(model, dtype)]
+
+
+def all_model_files(model: Path, dtype: str | None = None) -> list[Path]:
     """Every file that a picture depends on: the weights, and of configs and tokenizer those that are there.
 
     Raises UserError where a part has no weights.
     """
-    beside = [folder / part / name for part, names in READ_BESIDE.items() for name in names]
-    return all_weight_files(folder, dtype) + [path for path in beside if path.is_file()]
+    if model.is_file():
+        return [model]
+    beside = [model / part / name for part, names in READ_BESIDE.items() for name in names]
+    return all_weight_files(model, dtype) + [path for path in beside if path.is_file()]

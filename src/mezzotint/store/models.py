@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mezzotint.store.facts import Facts, read_facts
+from mezzotint.store.hub import fetched, is_hub_name
 from mezzotint.store.layout import all_weight_files, is_model_folder
 from mezzotint.types import UserError
 
@@ -39,27 +40,34 @@ def is_shipped(model: str | Path, root: Path = SHIPPED) -> bool:
 
 
 def full_name(model: str | Path, root: Path = SHIPPED) -> str:
-    """What a model is called wherever one stands: a shipped model's name as it is, anything else as a full path."""
-    return str(model) if is_shipped(model, root) else str(Path(model).expanduser().absolute())
+    """What a model is called wherever one stands: the name of a shipped model or of one on the hub, or a full path."""
+    path = Path(model).expanduser()
+    if is_shipped(model, root) or (is_hub_name(str(model)) and not path.exists()):
+        return str(model)
+    return str(path.absolute())
 
 
 def resolve(model: str | Path, root: Path = SHIPPED) -> Path:
-    """The folder that a shipped model's name, or a path, stands for; a name comes before a folder of that name.
+    """The folder or file of a model: a shipped model's name, a path, or a name on the hub, in this order.
 
-    Raises UserError that lists what there is.
+    Raises UserError that lists what there is, and as `hub.fetched`.
     """
     name = str(model)
     try:
         if is_shipped(model, root):
             return root / name
         path = Path(model).expanduser()
-        if is_model_folder(path):
+        if is_model_folder(path) or path.is_file():
             return path
         if path.is_dir() and name != "":
             raise UserError(f"The folder {path} has no model_index.json: give a folder in the diffusers layout.")
-        if path.is_file():
-            raise UserError(f"{path} is a file: give a shipped model's name or a folder in the diffusers layout.")
     except (OSError, RuntimeError):
         pass  # A name too long for a file, or the home of a user who is not there: nothing has that name.
+    # What begins with a folder that is here is a path that is misspelt.
+    if is_hub_name(name) and not Path(Path(name).parts[0]).exists():
+        return fetched(name)
     names = ", ".join(entry.name for entry in shipped_models(root)) or "none yet"
-    raise UserError(f"There is no model {name!r}: give a folder in the diffusers layout, or one of these: {names}.")
+    raise UserError(
+        f"There is no model {name!r}: give a diffusers folder, a checkpoint file, OWNER/NAME on the hub, or one of "
+        f"these: {names}."
+    )

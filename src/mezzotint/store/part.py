@@ -16,16 +16,22 @@ from mezzotint.store.weights import build, write_tensors
 Module = TypeVar("Module", bound=nn.Module)
 
 STEM = "diffusion_pytorch_model"
-MAX_BYTES = 15 * 2**20
-"""The most that one weight file of a part holds."""
+SHARD = 5 * 10**9
+"""The most bytes that one weight file of a part holds, unless told otherwise."""
 
 
 def save_part(
-    module: nn.Module, config: dict[str, Any], folder: Path, *, stem: str = STEM, dtype: torch.dtype | None = None
+    module: nn.Module,
+    config: dict[str, Any],
+    folder: Path,
+    *,
+    stem: str = STEM,
+    dtype: torch.dtype | None = None,
+    shard: int = SHARD,
 ) -> list[Path]:
     """Write config.json and the weights, cast to `dtype` if given; returns the weight files.
 
-    Weights above MAX_BYTES are split over shards named by an index file, as diffusers and transformers do.
+    Weights above `shard` bytes are split over shards named by an index file, as diffusers and transformers do.
     Raises UserError where the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,14 +39,14 @@ def save_part(
         name: (tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)).cpu().contiguous()
         for name, tensor in module.state_dict().items()
     }
-    shards = _shards(state)
+    shards = _shards(state, shard)
     names = [f"{stem}.safetensors"]
     if len(shards) > 1:
         names = [f"{stem}-{number + 1:05d}-of-{len(shards):05d}.safetensors" for number in range(len(shards))]
-    for name, shard in zip(names, shards, strict=True):
-        write_tensors(shard, folder / name)
+    for name, tensors in zip(names, shards, strict=True):
+        write_tensors(tensors, folder / name)
     if len(shards) > 1:
-        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        places = {key: name for name, tensors in zip(names, shards, strict=True) for key in tensors}
         total = sum(tensor.nbytes for tensor in state.values())
         write_json({"metadata": {"total_size": total}, "weight_map": places}, folder / f"{stem}.safetensors.index.json")
     for old in set(folder.glob(f"{stem}*.safetensors")) - {folder / name for name in names}:
@@ -57,14 +63,14 @@ def load_part(make: Callable[[], Module], folder: Path, *, stem: str = STEM) -> 
     return build(make, sources, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def _shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Tensors in their order, in as few groups of at most MAX_BYTES as that allows."""
+def _shards(state: dict[str, Tensor], most: int) -> list[dict[str, Tensor]]:
+    """Tensors in their order, in as few groups of at most so many bytes as that allows."""
     shards: list[dict[str, Tensor]] = [{}]
-    room = MAX_BYTES
+    room = most
     for name, tensor in state.items():
         if tensor.nbytes > room and shards[-1]:
             shards.append({})
-            room = MAX_BYTES
+            room = most
         shards[-1][name] = tensor
         room -= tensor.nbytes
     return shards

@@ -54,15 +54,15 @@ def text_encoder_name(name: str) -> str | None:
     return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
-def save_text(text: Text, folders: tuple[Path, Path], dtype: torch.dtype | None) -> list[Path]:
-    """Write a tokenizer and a text encoder, the weights cast to `dtype` if given; returns the weight files."""
+def save_text(text: Text, folders: tuple[Path, Path], dtype: torch.dtype | None, shard: int) -> list[Path]:
+    """Write a tokenizer and a text encoder as `save_part` does; returns the weight files."""
     (tokenizer, encoder), (words, path) = text, folders
     tokenizer.save(words)
     if isinstance(encoder, ForeignEncoder):
         return encoder.save(path, dtype)
     # transformers would else compute in the 16 bits that the file is stored in, beside a U-Net in 32.
     config = encoder.config.to_dict() | {"torch_dtype": "float32"}
-    return save_part(encoder, config, path, stem=STEMS[path.name], dtype=dtype)
+    return save_part(encoder, config, path, stem=STEMS[path.name], dtype=dtype, shard=shard)
 
 
 def texts_for_diffusers(parts: Parts) -> list[Text]:

@@ -12,6 +12,9 @@ from mezzotint.store.facts import Facts, read_json
 from mezzotint.store.folder import Parts, described, save_folder
 from mezzotint.training.run import SAMPLE_PROMPTS, Run, sample_prompts
 
+SHARD = 15 * 2**20
+"""The most bytes in one weight file of what is trained here: repositories take such files as they are."""
+
 
 def assemble(run: Run) -> Path:
     """The model in RUN/model from the finished stages; the fine-tuned decoder is taken where there is one.
@@ -39,7 +42,7 @@ def assemble(run: Run) -> Path:
         facts=facts,
     )
     target = run.folder / "model"
-    save_folder(parts, target, card=model_card(run), dtype=torch.float16)
+    save_folder(parts, target, card=model_card(run), dtype=torch.float16, shard=SHARD)
     return target
 
 

@@ -21,7 +21,8 @@ from mezzotint.conditioning.foreign import LENGTH, load_encoder, load_tokenizer
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
-from mezzotint.store.folder import Parts, described, load_folder
+from mezzotint.store.folder import Parts, described
+from mezzotint.store.load import load_parts
 from mezzotint.store.part import load_part
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.training import workers
@@ -94,7 +95,7 @@ class Run:
     @cached_property
     def parts(self) -> Parts | None:
         """The model to begin from, fixed, in float32, if there is one."""
-        return None if self.start is None else load_folder(self.start, "cpu", torch.float32)
+        return None if self.start is None else load_parts(self.start)
 
     def autoencoder(self, stage: str = "vae") -> Autoencoder:
         """The autoencoder of a stage, or else of the model begun from, fixed, in float32.

@@ -117,7 +117,7 @@ class _Style:
 
     @classmethod
     def random(cls, chooser: random.Random) -> _Style:
-        colour = chooser.random() < 0.65
+        colour = chooser.random() < 0.5
         shape = not colour or chooser.random() < 0.95
         return cls(chooser, colour, shape, chooser.random() < 0.3, chooser.random() < 0.15)
 
@@ -201,7 +201,7 @@ def _two(solids: list[Solid], style: _Style) -> _Plan:
     a, b = chooser.sample(solids, 2)
     if _alike(solids, style) and chooser.random() < 0.8:
         return style.several(a, 2), solids, "any"
-    if chooser.random() < (0.6 if style.colour else 0.3):
+    if chooser.random() < (0.5 if style.colour else 0.25):
         for relation, first, second in ((left_of, a, b), (left_of, b, a), (before, a, b), (before, b, a)):
             if relation(first, second):
                 return _related(a, b, relation, first is a, style)

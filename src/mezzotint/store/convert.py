@@ -1,0 +1,30 @@
+"""A model from one layout to another, as it is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mezzotint.store.folder import save_folder
+from mezzotint.store.load import load_parts
+from mezzotint.store.single_file import save_file
+
+Layout = Literal["diffusers", "single-file"]
+
+
+def convert(
+    source: Path, target: Path, to: Layout, *, dtype: torch.dtype | None = None, ema: bool = False
+) -> list[Path]:
+    """Write the model at `source` as a diffusers folder or as a single file; returns the files that were written.
+
+    Weights keep their dtype, unless `dtype` is given, and every bit. Raises UserError as `load_parts`, `save_folder`
+    and `save_file`; what was at `target` then stays.
+    """
+    parts = load_parts(source, dtype=None, ema=ema)
+    if to == "single-file":
+        save_file(parts, target, dtype=dtype)
+        return [target]
+    save_folder(parts, target, dtype=dtype)
+    return sorted(path for path in target.rglob("*") if path.is_file())

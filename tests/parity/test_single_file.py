@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file as read_tensors
+from safetensors.torch import save_file as write_tensors
+from torch import Tensor
 
 from mezzotint.store.folder import load_folder, save_folder
 from mezzotint.store.parts import Parts
@@ -44,3 +51,84 @@ def test_there_and_back(family: Family, tmp_path: Path) -> None:
     assert_same(found, parts)
     save_folder(found, tmp_path / "again")
     assert_same(load_folder(tmp_path / "again"), parts)
+
+
+@pytest.fixture
+def words_cached(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family's tokenizer in the hub's cache, where that of the published models would be."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    name, _, folder = family
+    words = next(folder.glob("tokenizer*"))
+    repository = "bert-base-uncased" if name == "latent diffusion" else "openai--clip-vit-large-patch14"
+    shutil.copytree(words, tmp_path / "hub" / f"models--{repository}" / "snapshots" / "main")
+
+
+def as_published(family: Family, path: Path) -> dict[str, Tensor]:
+    """The tensors of the family's single file as other programs write it, with nothing that is ours."""
+    save_file(load_folder(family[2]), path)
+    tensors = {name: tensor for name, tensor in read_tensors(path).items() if tensor.numel() > 0}
+    if family[0] == "Stable Diffusion 2":
+        # The folder has lost the block that is never read, and the projection.
+        blocks = "cond_stage_model.model.transformer.resblocks."
+        last = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{blocks}2.")}
+        tensors |= {name.replace(f"{blocks}2.", f"{blocks}3."): tensor + 1 for name, tensor in last.items()}
+        tensors["cond_stage_model.model.text_projection"] = torch.ones(64, 64)
+        tensors["v_pred"] = torch.zeros(0)
+    if family[0] == "SDXL":
+        tensors["conditioner.embedders.1.model.logit_scale"] = torch.ones(())
+    tensors["model_ema.num_updates"] = torch.tensor(7)
+    return tensors
+
+
+def write(tensors: dict[str, Tensor], path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        write_tensors(tensors, path)
+    else:
+        torch.save(
+            {"state_dict": tensors, "global_step": 470000}, path, _use_new_zipfile_serialization=path.suffix != ".pt"
+        )
+    return path
+
+
+@pytest.mark.usefixtures("words_cached")
+@pytest.mark.parametrize("end", ["safetensors", "ckpt", "pt"])
+def test_what_others_publish_draws_their_picture(
+    family: Family, tmp_path: Path, assert_same_picture: Callable[..., None], end: str
+) -> None:
+    name, theirs, folder = family
+    path = write(as_published(family, tmp_path / "ours.safetensors"), tmp_path / f"model.{end}")
+    parts = load_file(path)
+    if name == "latent diffusion":
+        # Its published folder has no offset, as the code that it was published with has.
+        scheduler = DDIMScheduler.from_config(parts.schedule.to_dict())
+        theirs = type(theirs)(**theirs.components | {"scheduler": scheduler})
+        theirs.set_progress_bar_config(disable=True)
+    expected = load_folder(folder)
+    assert parts.tokenizer == expected.tokenizer
+    assert parts.tokenizer_2 == expected.tokenizer_2
+    assert_same_picture(
+        parts, theirs, "euler" if "XL" in name else "ddim", "" if name == "latent diffusion" else "a cube"
+    )
+    save_folder(parts, tmp_path / "folder")
+    written = weights(load_folder(tmp_path / "folder"))
+    assert all(torch.equal(written[key], tensor) for key, tensor in weights(expected).items())
+
+
+def test_their_reader_of_single_files_finds_their_model_in_ours(family: Family, tmp_path: Path) -> None:
+    name, theirs, folder = family
+    if name == "latent diffusion":
+        pytest.skip("its pipeline reads no single files")
+    save_file(load_folder(folder), tmp_path / "model.safetensors")
+    again = type(theirs).from_single_file(
+        str(tmp_path / "model.safetensors"), config=str(folder), local_files_only=True
+    )
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        expected, found = (getattr(pipe, part, None) for pipe in (theirs, again))
+        assert (expected is None) == (found is None)
+        if expected is not None:
+            state = found.state_dict()
+            assert [
+                key
+                for key, tensor in expected.state_dict().items()
+                if state[key].is_meta or not torch.equal(state[key], tensor)
+            ] == []

@@ -12,8 +12,9 @@ import hashlib
 import json
 import lzma
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from tempfile import TemporaryDirectory
 from mezzotint.conditioning.clip_config import CLIPTextConfig
 from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.text import Tokenizer, WordPieceTokenizer
-from mezzotint.text.tokenizer import BOS, END_OF_WORD, EOS, SpecialTokens, byte_alphabet
+from mezzotint.text.tokenizer import BOS, END_OF_WORD, EOS, byte_alphabet
 from mezzotint.types import UserError
 
 METADATA = "mezzotint.tokenizers"
@@ -39,8 +40,9 @@ BERT_REPOSITORIES = ("google-bert/bert-base-uncased", "bert-base-uncased", "Comp
 """Repositories on the hub that hold the tokenizers of published models, looked at before any other in the cache."""
 FOLDERS = ("", "tokenizer", "tokenizer_2")
 """Where a repository keeps its tokenizer."""
-DAMAGED = (OSError, EOFError, zlib.error, UnicodeDecodeError, UserError)
-"""What reading a vocabulary that is no use ends in; another may be."""
+DAMAGED = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a vocabulary that is damaged or of another kind ends in; another may be of use."""
+NONE_HERE = "The file has no tokenizer, as is usual, and there is none here that fits: get it once"
 
 
 def tokenizer_for(
@@ -52,33 +54,30 @@ def tokenizer_for(
     the token that fills up short texts, or none for the one that ends a text. Raises UserError, saying how to get it,
     where it is neither in the file nor on this machine, and where the file's own is damaged.
     """
-    bert = isinstance(config, LDMBertConfig)
     if METADATA in metadata:
         return _own(metadata[METADATA], kind, config)
-    if bert:
-        for folder in _cached("vocab.txt", BERT_REPOSITORIES):
-            words = WordPieceTokenizer.from_folder(folder, config.max_position_embeddings)
-            if words.vocab_size == config.vocab_size:
-                return words
-        raise UserError(
-            "The file has no tokenizer, as is usual, and there is none here that fits: get it once with "
-            f"`hf download {BERT_REPOSITORIES[0]} vocab.txt`."
-        )
-    for merges in _merges():
-        if len(merges) + 2 * 256 + 2 == config.vocab_size and _is_known(merges):
-            return clip_tokenizer(merges, pad_id=pad_id, length=config.max_position_embeddings)
+    if isinstance(config, LDMBertConfig):
+        for folder in _cached(("vocab.txt", "tokenizer.json"), BERT_REPOSITORIES):
+            with suppress(*DAMAGED):
+                words = WordPieceTokenizer.from_folder(folder, config.max_position_embeddings)
+                if words.vocab_size == config.vocab_size:
+                    return words
+        raise UserError(f"{NONE_HERE} with `hf download {BERT_REPOSITORIES[0]} vocab.txt`.")
+    for pieces in _clip_tokenizers():
+        if pieces.vocab_size == config.vocab_size and _is_known(pieces):
+            names = {index: token for token, index in pieces.vocabulary.items()}
+            special = replace(pieces.special, pad=pieces.special.eos if pad_id is None else names[pad_id])
+            return replace(pieces, special=special, length=config.max_position_embeddings)
     raise UserError(
-        "The file has no tokenizer, as is usual, and there is none here that fits: get it once with "
-        f"`pip install open_clip_torch` or `hf download {CLIP_REPOSITORIES[0]} vocab.json merges.txt`."
+        f"{NONE_HERE} with `pip install open_clip_torch` or `hf download {CLIP_REPOSITORIES[0]} vocab.json merges.txt`."
     )
 
 
-def clip_tokenizer(merges: list[tuple[str, str]], *, pad_id: int | None, length: int) -> Tokenizer:
-    """The tokenizer that these merges make: all bytes, all bytes that end a word, what is merged, begin and end."""
+def clip_tokenizer(merges: Sequence[tuple[str, str]]) -> Tokenizer:
+    """The tokenizer that merges make: all bytes, all bytes that end a word, what is merged, begin and end of a text."""
     letters = sorted(byte_alphabet())
     tokens = [*letters, *(letter + END_OF_WORD for letter in letters), *map("".join, merges), BOS, EOS]
-    special = SpecialTokens(pad=EOS if pad_id is None else tokens[pad_id])
-    return Tokenizer({token: index for index, token in enumerate(tokens)}, merges, special, length)
+    return Tokenizer({token: index for index, token in enumerate(tokens)}, merges)
 
 
 def packed_tokenizers(tokenizers: Mapping[str, Tokenizer | WordPieceTokenizer]) -> dict[str, str]:
@@ -110,36 +109,30 @@ def _own(text: str, kind: str, config: CLIPTextConfig | LDMBertConfig) -> Tokeni
         raise UserError(f"The metadata {METADATA} is damaged: get the file again.") from error
 
 
-def _merges() -> Iterator[list[tuple[str, str]]]:
-    """Lists of merges on this machine, from an installed open_clip_torch and from the hub's cache."""
+def _clip_tokenizers() -> Iterator[Tokenizer]:
+    """The tokenizers of CLIP's kind on this machine: of an installed open_clip_torch, and in the hub's cache."""
     found = find_spec("open_clip")
     for place in (found.submodule_search_locations or ()) if found is not None else ():
         path = Path(place) / OPEN_CLIP_FILE
         if path.is_file():
             with suppress(*DAMAGED):
-                # It lists more merges than CLIP's vocabulary has.
-                yield _pairs(gzip.decompress(path.read_bytes()).decode())[: CLIP_SIZE - 2 * 256 - 2]
-    for folder in _cached("merges.txt", CLIP_REPOSITORIES):
+                lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+                # It lists more merges than CLIP's vocabulary has, after a line that tells its version.
+                pairs = [line.split() for line in lines[1 : 1 + CLIP_SIZE - 2 * 256 - 2]]
+                yield clip_tokenizer([(first, second) for first, second in pairs])
+    for folder in _cached(("merges.txt", "tokenizer.json"), CLIP_REPOSITORIES):
         with suppress(*DAMAGED):
-            yield _pairs((folder / "merges.txt").read_text(encoding="utf-8"))
+            yield Tokenizer.from_folder(folder)
 
 
-def _pairs(text: str) -> list[tuple[str, str]]:
-    """Merges from a text that has one a line, after a line that tells its version."""
-    pairs = [line.split() for line in text.splitlines()[1:] if line.strip() != ""]
-    if any(len(pair) != 2 for pair in pairs):
-        raise UserError("The merges are damaged.")
-    return [(first, second) for first, second in pairs]
+def _is_known(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer of as many tokens as CLIP's is CLIP's; of any other number nothing is known."""
+    lines = "".join(f"{first} {second}\n" for first, second in tokenizer.merges)
+    return tokenizer.vocab_size != CLIP_SIZE or hashlib.sha256(lines.encode()).hexdigest() == CLIP_MERGES
 
 
-def _is_known(merges: list[tuple[str, str]]) -> bool:
-    """Whether merges that are as many as CLIP's are CLIP's; of any other number nothing is known."""
-    lines = "".join(f"{first} {second}\n" for first, second in merges)
-    return len(merges) + 2 * 256 + 2 != CLIP_SIZE or hashlib.sha256(lines.encode()).hexdigest() == CLIP_MERGES
-
-
-def _cached(name: str, first: tuple[str, ...]) -> Iterator[Path]:
-    """The folders in the hub's cache that hold a file of that name, those of the repositories `first` at first."""
+def _cached(names: tuple[str, ...], first: tuple[str, ...]) -> Iterator[Path]:
+    """The folders in the hub's cache that hold a file of such a name, those of the repositories `first` at first."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)
@@ -147,4 +140,5 @@ def _cached(name: str, first: tuple[str, ...]) -> Iterator[Path]:
     others = sorted({path.name for path in cache.glob("models--*")} - set(own)) if cache.is_dir() else []
     for repository in (*own, *others):
         for snapshot in sorted((cache / repository / "snapshots").glob("*")):
-            yield from (snapshot / folder for folder in FOLDERS if (snapshot / folder / name).is_file())
+            folders = (snapshot / folder for folder in FOLDERS)
+            yield from (folder for folder in folders if any((folder / name).is_file() for name in names))

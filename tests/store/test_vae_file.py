@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mezzotint.store.evidence import kept
 from mezzotint.store.folder import Parts, load_folder, save_folder
 from mezzotint.store.inspect import inspect
-from mezzotint.store.keymap import given, prefixed
+from mezzotint.store.keymap import given as put_together
+from mezzotint.store.keymap import prefixed
 from mezzotint.store.ldm import vae
 from mezzotint.store.part import save_part
 from mezzotint.store.vae_file import load_vae
@@ -36,7 +39,7 @@ File = dict[str, Tensor]
 
 def file_of(config: AutoencoderConfig, names: str = vae.LDM, prefix: str = "") -> File:
     """The tensors of an autoencoder of chance weights in a layout."""
-    return given(Autoencoder(config).state_dict(), prefixed(vae.places(config, names), prefix))
+    return put_together(Autoencoder(config).state_dict(), prefixed(vae.places(config, names), prefix))
 
 
 def tiny_file(config: TinyAutoencoderConfig = TINY) -> File:
@@ -169,8 +172,11 @@ def test_what_does_not_fit_the_model_is_refused(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"_class_name": "AutoencoderKLWan"}, "holds a AutoencoderKLWan; give an AutoencoderKL or an AutoencoderTiny"),
-        ({"architectures": ["CLIPTextModel"], "hidden_size": 4}, "holds a CLIPTextModel"),
+        (
+            {"_class_name": "AutoencoderKLWan"},
+            "tells of the class AutoencoderKLWan; give an AutoencoderKL or an AutoencoderTiny",
+        ),
+        ({"architectures": ["CLIPTextModel"], "hidden_size": 4}, "tells of the class CLIPTextModel"),
         ({"_class_name": "AutoencoderTiny", "num_encoder_blocks": 3}, "wrong kind"),
         ({"_class_name": "AutoencoderTiny"}, "the model has"),
     ],
@@ -237,3 +243,30 @@ def test_inspect_tells_of_tiny_ones(tmp_path: Path) -> None:
     odd = {"0.weight": torch.zeros(1), "1.conv.0.weight": torch.zeros(1), f"{'9' * 5000}.weight": torch.zeros(1)}
     assert "has shape [1]" in inspect(saved(tmp_path / "odd", odd))["refusal"]
     assert inspect(saved(tmp_path / "flat", {"decoder.conv_in.weight": torch.zeros(1)}))["latent_channels"] is None
+
+
+NAMES = [*file_of(BIG), *tiny_file(), "0.weight", "1.weight", "3.conv.0.weight", "taesd_decoder.1.weight", "vae_scale"]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_tensors_of_any_shape_are_read_or_refused_in_one_sentence(tmp_path: Path, data: st.DataObject) -> None:
+    """A file that was whole, some of whose tensors have gone, come, or changed their shape."""
+    file = data.draw(st.sampled_from([file_of(BIG), tiny_file(), {"something": torch.zeros(1)}]))
+    for name in data.draw(st.lists(st.sampled_from(NAMES), max_size=3)):
+        sides = data.draw(st.none() | st.lists(st.integers(0, 5), max_size=5))
+        file = without(file, name) if sides is None else file | {name: torch.zeros(sides)}
+    like = data.draw(st.sampled_from([None, BIG, FEW_GROUPS, TINY]))
+    path = saved(tmp_path / "x", file)
+    inspect(path)
+    sentence = said_of(path, like)
+    assert sentence is None or (str(path) in sentence and sentence.endswith("."))
+
+
+def said_of(path: Path, like: AutoencoderConfig | TinyAutoencoderConfig | None) -> str | None:
+    """Why it is refused, if it is."""
+    try:
+        load_vae(path, like=like)
+    except UserError as error:
+        return str(error)
+    return None

@@ -149,7 +149,7 @@ def _config(where: str, values: Mapping[str, Any], *, like: AnyAutoencoderConfig
     told = values.get("_class_name") or values.get("architectures") or "AutoencoderKL"
     name = str(told[0] if isinstance(told, list) else told)
     if name not in CONFIGS:
-        raise UserError(f"{where} holds a {name}; give an {' or an '.join(CONFIGS)}.")
+        raise UserError(f"{where} tells of the class {name}; give an {' or an '.join(CONFIGS)}.")
     config = CONFIGS[name](values)
     if isinstance(config, AutoencoderConfig) and isinstance(like, AutoencoderConfig) and "scaling_factor" not in values:
         return replace(config, scaling_factor=like.scaling_factor, shift_factor=like.shift_factor)

@@ -61,6 +61,8 @@ def load(
     # On a CPU fewer bits are slower.
     precision = torch.float32 if dtype is None and chosen.type == "cpu" else choose_dtype(dtype)
     parts = load_parts(resolve(model), chosen, precision, checksums=checksums, ema=ema)
+    if parts.vae.config.force_upcast and next(parts.vae.parameters()).dtype == torch.float16:
+        parts.vae.float()  # It was stored so, but overflows.
     return Pipeline.of(parts, name=full_name(model))
 
 

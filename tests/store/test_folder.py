@@ -221,9 +221,8 @@ def test_older_names_are_known(tiny_parts: Parts, folder: Path):
     assert same_weights(load_folder(folder), tiny_parts)
 
 
-def test_large_parts_are_saved_in_shards(tiny_parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mezzotint.store.part.MAX_BYTES", 50_000)
-    save_folder(tiny_parts, tmp_path / "model")
+def test_large_parts_are_saved_in_shards(tiny_parts: Parts, tmp_path: Path):
+    save_folder(tiny_parts, tmp_path / "model", shard=50_000)
     files = sorted((tmp_path / "model" / "unet").glob("*.safetensors"))
     assert len(files) > 2
     assert max(file.stat().st_size for file in files) < 80_000  # The bound, and the header.

@@ -18,6 +18,7 @@ from mezzotint.training.record import begin, check_parts, recipe_of, recorded, s
 from mezzotint.training.run import Run
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
+from mezzotint.vae.tiny_config import TinyAutoencoderConfig
 
 
 def a_run(folder: Path, recipe: Recipe | None = None, stage: str = "vae", **told: Any) -> Run:
@@ -103,6 +104,20 @@ def test_a_model_to_begin_from_has_to_fit(tmp_path: Path, changes: dict[str, Any
     vars(run)["parts"] = parts(**changes)
     with pytest.raises(UserError, match=said):
         check_parts(run, stages)
+
+
+def test_a_tiny_autoencoder_is_not_trained(tmp_path: Path):
+    run = Run(debug(), tmp_path, "debug", start=tmp_path)
+    begun = parts()
+    begun.vae.config = TinyAutoencoderConfig()
+    vars(run)["parts"] = begun
+    check_parts(run, ["unet"])
+    for stages in (["vae"], ["decoder"], ["vae", "decoder"]):
+        with pytest.raises(UserError, match="is tiny, which is not trained"):
+            check_parts(run, stages)
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text(json.dumps(debug().vae.network.to_dict()))
+    check_parts(run, ["decoder"])  # That of the run, which is not tiny.
 
 
 def test_finished_stages_have_to_fit(tmp_path: Path):

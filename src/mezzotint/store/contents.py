@@ -136,7 +136,7 @@ class _File:
         if config is None:
             others: dict[str, Any] = {"scaling_factor": kind.scaling_factor, "sample_size": _side((size[1], size[0]))}
             config = vae.config(under(self.shapes, prefix), names, **others)
-        places = prefixed(vae.places(config, names), prefix)
+        places = vae.readable(config, self.shapes, prefix, names)
         return Part(kind="vae", prefix=prefix, names=names, config=config, places=places)
 
     def text(self, part: str, prefix: str, names: str, kind: Kind) -> Part:

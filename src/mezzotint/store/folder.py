@@ -26,14 +26,10 @@ from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import Entry, carried, layout_of, model_index
 from mezzotint.store.source import part_sources
 from mezzotint.store.texts import entries, load_text, save_text, texts_for_diffusers
+from mezzotint.store.vae_file import build_vae, read_vae_config
 from mezzotint.store.weights import build
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.types import UserError
-from mezzotint.vae.autoencoder import Autoencoder
-from mezzotint.vae.config import AutoencoderConfig
-
-OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""Names in autoencoders saved before diffusers 0.15, which most Stable Diffusion 1.x folders still hold."""
 
 
 def load_folder(
@@ -45,9 +41,8 @@ def load_folder(
     """The parts of the model in a diffusers folder, in evaluation mode.
 
     `dtype` none is as stored. An autoencoder that overflows in float16 (`force_upcast`) is then in 32 bits. Where
-    mezzotint.json has the weights' sums they are checked;
-    `checksums`, begun earlier, saves the time. Raises UserError, naming the file and the tensor, for a folder that is
-    incomplete or damaged, or has a part of another kind.
+    mezzotint.json has the weights' sums they are checked; `checksums`, begun earlier, saves the time. Raises UserError,
+    naming the file and the tensor, for a folder that is incomplete or damaged, or has a part of another kind.
     """
     folder = Path(path)
     if not is_model_folder(folder):
@@ -59,8 +54,7 @@ def load_folder(
     asked = None if dtype is None else str(dtype).removeprefix("torch.")
     sums = Checksums(folder, asked) if checksums is None and facts.sha256 else checksums
     unet_config = described(UNetConfig.from_dict, folder / "unet" / "config.json")
-    vae_config = described(AutoencoderConfig.from_dict, folder / layout.vae / "config.json")
-    vae_dtype = torch.float32 if vae_config.force_upcast and dtype == torch.float16 else dtype
+    vae_config = read_vae_config(folder / layout.vae)
     texts = [
         load_text((folder / words, folder / encoder), index[encoder][1], device=device, dtype=dtype)
         for words, encoder in layout.texts
@@ -78,13 +72,7 @@ def load_folder(
         final_norm=not sized,
         force_zeros_for_empty_prompt=sized and bool(index.get("force_zeros_for_empty_prompt", True)),
         unet=build(lambda: UNet(unet_config), part_sources(folder / "unet", dtype), device=device, dtype=dtype),
-        vae=build(
-            lambda: Autoencoder(vae_config),
-            part_sources(folder / layout.vae, dtype),
-            device=device,
-            dtype=vae_dtype,
-            rename=autoencoder_name,
-        ),
+        vae=build_vae(vae_config, part_sources(folder / layout.vae, dtype), device=device, dtype=dtype),
         schedule=described(NoiseSchedule.from_dict, folder / "scheduler" / "scheduler_config.json"),
         facts=facts,
         carried=carried(folder, index),
@@ -93,13 +81,6 @@ def load_folder(
     if sums is not None:
         sums.check(facts.sha256)
     return parts
-
-
-def autoencoder_name(name: str) -> str | None:
-    """Our name for an autoencoder's tensor."""
-    for old, new in OLD_ATTENTION.items():
-        name = name.replace(old, new)
-    return name
 
 
 def save_folder(
@@ -117,10 +98,11 @@ def save_folder(
     written, or where diffusers has no pipeline that would draw what the model draws.
     """
     layout, texts = parts.layout, texts_for_diffusers(parts)
+    vae_config = parts.vae.config.to_dict()
     classes: dict[str, Entry] = {
         "scheduler": ["diffusers", "DDIMScheduler"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        layout.vae: ["diffusers", "AutoencoderKL"],
+        layout.vae: ["diffusers", vae_config["_class_name"]],
         **{name: entry for name, (_, entry) in parts.carried.items()},
     }
     for names, text in zip(layout.texts, texts, strict=True):
@@ -135,7 +117,7 @@ def save_folder(
     with folder_beside(Path(path)) as folder:
         files = [
             *save_part(parts.unet, parts.unet.config.to_dict(), folder / "unet", dtype=dtype, shard=shard),
-            *save_part(parts.vae, parts.vae.config.to_dict(), folder / layout.vae, dtype=dtype, shard=shard),
+            *save_part(parts.vae, vae_config, folder / layout.vae, dtype=dtype, shard=shard),
         ]
         for (words, encoder), text in zip(layout.texts, texts, strict=True):
             files += save_text(text, (folder / words, folder / encoder), dtype, shard)

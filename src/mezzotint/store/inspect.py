@@ -18,6 +18,10 @@ from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
 from mezzotint.store.layout import STEMS, is_model_folder, weight_headers
 from mezzotint.store.ldm import vae
+from mezzotint.store.ldm.names import Shapes
+from mezzotint.store.taesd import Halves
+from mezzotint.store.taesd import config as tiny_config
+from mezzotint.store.taesd import find as find_tiny
 from mezzotint.types import UserError
 
 Tensors = dict[str, TensorEntry]
@@ -120,7 +124,10 @@ def _layout(header: Header, tensors: Tensors) -> tuple[str, dict[str, Any]]:
     found = vae.find(shapes)
     if found is not None:
         prefix, names = found
-        return f"autoencoder, {names}", {"latent_channels": shapes.get(f"{prefix}decoder.conv_in.weight", (0, None))[1]}
+        return f"autoencoder, {names}", {"latent_channels": _shape(tensors, f"{prefix}decoder.conv_in.weight", 1)}
+    halves = find_tiny(shapes)
+    if halves is not None:
+        return f"tiny autoencoder, {halves.names}", {"halves": list(halves.beginnings), **_tiny(shapes, halves)}
     if "conv_in.weight" in tensors and "time_embedding.linear_1.weight" in tensors:
         context = _shape(tensors, "attn2.to_k.weight", 1)
         added = _shape(tensors, "add_embedding.linear_1.weight", 1)
@@ -182,6 +189,14 @@ def _lora(tensors: Tensors) -> dict[str, Any]:
     contexts = [_shape(tensors, f"attn2{end}", 1) for end in ("_to_k.lora_down.weight", ".to_k.lora_A.weight")]
     context = next((width for width in contexts if width is not None), None)
     return {"ranks": sorted({entry.shape[0] for entry in downs}), "family": Glance(text=context).name}
+
+
+def _tiny(shapes: Shapes, halves: Halves) -> dict[str, Any]:
+    """The latent's channels of a tiny autoencoder, or why this program cannot run it."""
+    try:
+        return {"latent_channels": tiny_config(shapes, halves).latent_channels}
+    except UserError as error:
+        return {"refusal": str(error)}
 
 
 def _shape(tensors: Tensors, end: str, axis: int) -> int | None:

@@ -16,7 +16,7 @@ from mezzotint.store.facts import Facts
 from mezzotint.store.pipelines import LATENT_DIFFUSION, ONE_TEXT, SECOND_TEXT, TWO_TEXTS, Entry, Layout
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.types import UserError
-from mezzotint.vae.autoencoder import Autoencoder
+from mezzotint.vae.codec import AnyAutoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Parts:
     text_encoder: AnyTextModel
     """The first text encoder, or the only one: SDXL's refiner has no other than what SDXL has as its second."""
     unet: UNet
-    vae: Autoencoder
+    vae: AnyAutoencoder
     schedule: NoiseSchedule
     facts: Facts
     tokenizer_2: Tokenizer | None = None

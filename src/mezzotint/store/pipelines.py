@@ -41,10 +41,11 @@ LATENT_DIFFUSION = Layout(texts=(("tokenizer", "bert"),), vae="vqvae")
 VERSION = "0.35.0"
 """A diffusers whose keys these are; it does not load an inpainting model whose model_index.json does not tell one."""
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 READABLE = {
     "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "vqvae": ("AutoencoderKL",),
+    "vae": AUTOENCODERS,
+    "vqvae": AUTOENCODERS,
     "text_encoder": CLIP,
     "text_encoder_2": CLIP,
     "bert": ("LDMBertModel",),
@@ -79,7 +80,8 @@ def layout_of(folder: Path, index: Mapping[str, Any]) -> Layout:
     for part, readable in READABLE.items():
         foreign = part == "text_encoder" and libraries.get(part) == "transformers"
         if part in classes and classes[part] not in readable and not foreign:
-            raise UserError(f"The {part} in {folder} is a {classes[part]}; only a {readable[-1]} can be read here.")
+            known = " or ".join(readable)
+            raise UserError(f"The {part} in {folder} is a {classes[part]}; only a {known} can be read here.")
     for part in classes:
         if part not in (*needed, *UNREAD, *DEPTH):
             raise UserError(f"The model in {folder} has a part {part}, which cannot be read here.")

@@ -184,8 +184,11 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
 
 def _placed(parts: Parts) -> Iterator[tuple[str, Any, KeyMap]]:
     """Every network by its folder's name in the diffusers layout, with where its tensors go."""
+    autoencoder = parts.vae
+    if not isinstance(autoencoder, Autoencoder):
+        raise UserError("A single file has no place for a tiny autoencoder: write a diffusers folder.")
     yield "unet", parts.unet, prefixed(unet.places(parts.unet.config), UNET_PREFIX)
-    yield "vae", parts.vae, prefixed(vae.places(parts.vae.config), VAE_PREFIX)
+    yield "vae", autoencoder, prefixed(vae.places(autoencoder.config), VAE_PREFIX)
     layout = parts.layout
     first, second = parts.text_encoder, parts.text_encoder_2
     if isinstance(first, ForeignEncoder):

@@ -16,6 +16,7 @@ from mezzotint.training.recipe import Recipe, check_fit
 from mezzotint.training.run import Run
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
+from mezzotint.vae.tiny_config import AnyAutoencoderConfig, TinyAutoencoderConfig
 
 PARTS = ("vae", "clip", "unet", "decoder")
 """The keys that belong to one stage each."""
@@ -76,10 +77,14 @@ def settled(run: Run, stage: str) -> Run:
 
 def check_parts(run: Run, stages: Collection[str]) -> None:
     """Raise UserError where what is there already, finished stages or a model to begin from, does not fit the rest."""
-    vae, width = run.recipe.vae.network, run.recipe.clip.width
+    vae: AnyAutoencoderConfig = run.recipe.vae.network
+    width = run.recipe.clip.width
     if run.parts is not None:
         vae, width = run.parts.vae.config, run.parts.text_encoder.config.hidden_size
-        if "vae" in stages and not (vae.use_quant_conv and vae.use_post_quant_conv):
+        if isinstance(vae, TinyAutoencoderConfig):
+            if "vae" in stages or ("decoder" in stages and not run.has("vae")):
+                raise UserError(f"The autoencoder of {run.start} is tiny, which is not trained: train without --start.")
+        elif "vae" in stages and not (vae.use_quant_conv and vae.use_post_quant_conv):
             raise UserError(f"The autoencoder of {run.start} has no 1x1 convolutions: train vae without --start.")
     if "vae" not in stages and run.has("vae"):
         vae = described(AutoencoderConfig.from_dict, run.stage("vae") / "config.json")

@@ -31,6 +31,7 @@ from mezzotint.training.fit import Progress
 from mezzotint.training.recipe import Recipe
 from mezzotint.types import Request, UserError
 from mezzotint.vae.autoencoder import Autoencoder
+from mezzotint.vae.codec import AnyAutoencoder
 from mezzotint.vae.config import AutoencoderConfig
 
 SAMPLE_PROMPTS = (
@@ -97,7 +98,7 @@ class Run:
         """The model to begin from, fixed, in float32, if there is one."""
         return None if self.start is None else load_parts(self.start)
 
-    def autoencoder(self, stage: str = "vae") -> Autoencoder:
+    def autoencoder(self, stage: str = "vae") -> AnyAutoencoder:
         """The autoencoder of a stage, or else of the model begun from, fixed, in float32.
 
         Raises UserError where there is neither.

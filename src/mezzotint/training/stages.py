@@ -40,6 +40,7 @@ def train_vae(run: Run) -> None:
     recipe = run.recipe.vae
     torch.manual_seed(recipe.fit.seed)
     autoencoder = Autoencoder(recipe.network) if run.parts is None else run.parts.vae.requires_grad_(True)
+    assert isinstance(autoencoder, Autoencoder)
     autoencoder = channels_last(autoencoder.to(run.device))
     pictures = run.pictures()
     network = fit(
@@ -60,7 +61,9 @@ def train_vae(run: Run) -> None:
 def train_decoder(run: Run) -> None:
     """The decoder once more, from where it is, for finer detail in the same latent space."""
     recipe = run.recipe.decoder
-    autoencoder = channels_last(run.autoencoder().to(run.device)).requires_grad_(True)
+    autoencoder = run.autoencoder()
+    assert isinstance(autoencoder, Autoencoder)
+    autoencoder = channels_last(autoencoder.to(run.device)).requires_grad_(True)
     pictures = run.pictures()
     network = fit(
         AutoencoderTask(autoencoder, pictures, recipe.crop, decoder_only=True),

@@ -6,17 +6,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.vae.config import AutoencoderConfig
+from mezzotint.vae.tiny_config import TinyAutoencoderConfig
 
 if TYPE_CHECKING:
     from mezzotint.vae.autoencoder import Autoencoder, Moments
-    from mezzotint.vae.codec import Codec, from_uint8, to_uint8
+    from mezzotint.vae.codec import AnyAutoencoder, Codec, from_uint8, to_uint8
+    from mezzotint.vae.tiny import TinyAutoencoder
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "Codec", "Moments", "from_uint8", "to_uint8"]
+__all__ = [
+    "AnyAutoencoder",
+    "Autoencoder",
+    "AutoencoderConfig",
+    "Codec",
+    "Moments",
+    "TinyAutoencoder",
+    "TinyAutoencoderConfig",
+    "from_uint8",
+    "to_uint8",
+]
 
 HOMES = {
+    "AnyAutoencoder": "codec",
     "Autoencoder": "autoencoder",
     "Codec": "codec",
     "Moments": "autoencoder",
+    "TinyAutoencoder": "tiny",
     "from_uint8": "codec",
     "to_uint8": "codec",
 }

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
+from mezzotint.vae.tiny import TinyAutoencoder
+
+AnyAutoencoder = Autoencoder | TinyAutoencoder
 
 
 class Codec:
@@ -18,7 +21,7 @@ class Codec:
     The scale has one home, the autoencoder's config (scaling_factor, shift_factor).
     """
 
-    def __init__(self, autoencoder: Autoencoder) -> None:
+    def __init__(self, autoencoder: AnyAutoencoder) -> None:
         self.autoencoder = autoencoder
 
     @property
@@ -34,7 +37,7 @@ class Codec:
     def encode(self, pixels: Tensor) -> Tensor:
         """The scaled mean latent [B z h w] of pixels [B 3 H W] in [-1, 1], in the dtype of the autoencoder.
 
-        Raises UserError unless H and W are multiples of `factor`.
+        Raises UserError unless H and W are multiples of `factor`, and for an autoencoder that has only a decoder.
         """
         height, width = pixels.shape[-2:]
         if height % self.factor != 0 or width % self.factor != 0:
@@ -44,7 +47,10 @@ class Codec:
         return self.scale(self.autoencoder.encode(self._placed(pixels)).mean)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Pixels [B 3 H W], clamped to [-1, 1], of a scaled latent [B z h w], in the dtype of the autoencoder."""
+        """Pixels [B 3 H W], clamped to [-1, 1], of a scaled latent [B z h w], in the dtype of the autoencoder.
+
+        Raises UserError for an autoencoder that has only an encoder.
+        """
         return self.autoencoder.decode(self._placed(self.unscale(latent))).clamp(-1.0, 1.0)
 
     def scale(self, z: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ class Codec:
 
     def _placed(self, x: Tensor) -> Tensor:
         """On the device and in the dtype of the autoencoder."""
-        return x.to(self.autoencoder.decoder.conv_in.weight)
+        return x.to(next(self.autoencoder.parameters()))
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

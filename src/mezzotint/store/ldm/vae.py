@@ -7,9 +7,10 @@ names: CompVis/latent-diffusion, model.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from mezzotint.store.keymap import KeyMap, Piece
+from mezzotint.store.keymap import KeyMap, Piece, prefixed
 from mezzotint.store.ldm.names import LDM, Shapes, layer, length, only, shape
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
@@ -20,7 +21,7 @@ PREFIXES = ("first_stage_model.", "vae.", "")
 """What an autoencoder's names begin with: in a checkpoint, and in a file of its own."""
 
 GROUPS = 32
-"""Groups of every norm in published autoencoders; no shape tells of them."""
+"""Groups of every norm in published autoencoders."""
 ATTENTION = {
     LDM: {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"},
     DIFFUSERS: {name: name for name in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")},
@@ -85,6 +86,25 @@ def places(config: AutoencoderConfig, names: str = LDM) -> KeyMap:
     )
 
 
+def readable(config: AutoencoderConfig, shapes: Shapes, prefix: str, names: str) -> KeyMap:
+    """As `places`, by the whole names in a file of these tensors, with its attention as it happens to be there.
+
+    Programs that convert write attention in any layout as matrices or as 1x1 convolutions, and of the diffusers names
+    the old or the new.
+    """
+    found = dict(prefixed(places(config, names), prefix))
+    if names != LDM:
+        other = prefixed(places(config, DIFFUSERS if names == OLD else OLD), prefix)
+        found = {
+            ours: other[ours] if piece.source not in shapes and other[ours].source in shapes else piece
+            for ours, piece in found.items()
+        }
+    matrices = tuple(f".attentions.0.{ours}.weight" for ours in ATTENTION[LDM] if ours != "group_norm")
+    return {
+        ours: replace(piece, convolution=True) if ours.endswith(matrices) else piece for ours, piece in found.items()
+    }
+
+
 def _blocks(side: str, way: str, widths: tuple[int, ...], layers: int, names: str) -> dict[str, Piece]:
     """The residual blocks and the steps between resolutions of one side, whose widths are in the order of running."""
     pieces: dict[str, Piece] = {}
@@ -111,11 +131,11 @@ def _resnet(ours: str, theirs: str, names: str, *, shortcut: bool) -> dict[str, 
     return pieces
 
 
-def config(shapes: Shapes, names: str = LDM, **others: Any) -> AutoencoderConfig:
+def config(shapes: Shapes, names: str = LDM, *, groups: int = GROUPS, **others: Any) -> AutoencoderConfig:
     """What the autoencoder of these tensors, named without prefix in that layout, is made of.
 
-    `others` are fields that no shape tells of: scaling_factor, sample_size. Raises UserError for tensors that are
-    missing or of another kind of autoencoder.
+    `groups` and `others` are fields that no shape tells of: scaling_factor, sample_size. Raises UserError for tensors
+    that are missing or of another kind of autoencoder.
     """
     layout = DIFFUSERS if names == OLD else names
     block = BLOCKS[layout]
@@ -129,9 +149,9 @@ def config(shapes: Shapes, names: str = LDM, **others: Any) -> AutoencoderConfig
     )
     firsts = [block.format(side="encoder", way="down", level=level, index=0) for level in range(levels)]
     widths = tuple(shape(shapes, name, 4)[0] for name in firsts)
-    if any(width % GROUPS != 0 for width in widths):
+    if any(width % groups != 0 for width in widths):
         raise UserError(
-            f"The autoencoder is {', '.join(map(str, widths))} wide, no multiples of the {GROUPS} groups that norms "
+            f"The autoencoder is {', '.join(map(str, widths))} wide, no multiples of the {groups} groups that norms "
             "have in published ones, and the file does not say how many it has: use the folder that it was made from."
         )
     return AutoencoderConfig.of_widths(
@@ -140,7 +160,7 @@ def config(shapes: Shapes, names: str = LDM, **others: Any) -> AutoencoderConfig
         out_channels=shape(shapes, "decoder.conv_out.weight", 4)[0],
         layers_per_block=layers,
         latent_channels=shape(shapes, "decoder.conv_in.weight", 4)[1],
-        norm_num_groups=GROUPS,
+        norm_num_groups=groups,
         use_quant_conv="quant_conv.weight" in shapes,
         use_post_quant_conv="post_quant_conv.weight" in shapes,
         mid_block_add_attention=MIDDLE_ATTENTION[layout] in shapes,

@@ -1,0 +1,109 @@
+"""`mezzotint convert`: both layouts, both ways, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file as read_tensors
+
+from mezzotint.cli import main
+from mezzotint.store.load import load_parts
+from mezzotint.store.models import resolve
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(folder.glob("*/*.safetensors"))
+    return {f"{file.parent.name}.{name}": tensor for file in files for name, tensor in read_tensors(file).items()}
+
+
+def test_the_shipped_model_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one, back = tmp_path / "one.safetensors", tmp_path / "back"
+    assert main(["convert", "still-life", str(one), "--to", "single-file"]) == 0
+    assert "MiB" in capsys.readouterr().out
+    assert main(["convert", str(one), str(back), "--to", "diffusers", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["target"], told["layout"]) == (str(back), "diffusers")
+    expected, found = tensors(resolve("still-life")), tensors(back)
+    assert expected.keys() == found.keys()
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in expected.items()
+    )
+    shipped, again = load_parts(resolve("still-life")), load_parts(back)
+    assert again.tokenizer == shipped.tokenizer
+    assert (again.facts.name, again.facts.sizes, again.facts.defaults) == (
+        shipped.facts.name, shipped.facts.sizes, shipped.facts.defaults,
+    )  # fmt: skip
+
+
+def test_a_picture_from_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one = tmp_path / "one.safetensors"
+    assert main(["convert", "still-life", str(one), "--to", "single-file"]) == 0
+    drawn: list[bytes] = []
+    for model in ("still-life", str(one)):
+        out = tmp_path / "out.png"
+        asked = ["a red cube", "--model", model, "--seed", "3", "--steps", "2", "-o", str(out)]
+        assert main(["generate", *asked]) == 0
+        from PIL import Image
+
+        with Image.open(out) as picture:
+            drawn.append(picture.tobytes())
+    assert drawn[0] == drawn[1]
+    capsys.readouterr()
+    assert main(["reproduce", str(tmp_path / "out.png")]) == 0
+    assert "the same to the last bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits(tiny_folder: Path, tmp_path: Path, dtype: str):
+    one = tmp_path / "one.safetensors"
+    assert main(["convert", str(tiny_folder), str(one), "--to", "single-file", "--dtype", dtype]) == 0
+    assert {tensor.dtype for tensor in read_tensors(one).values()} == {getattr(torch, dtype)}
+
+
+def test_averages_in_the_place_of_weights(tiny_folder: Path, tmp_path: Path):
+    one = tmp_path / "one.safetensors"
+    assert main(["convert", str(tiny_folder), str(one), "--to", "single-file"]) == 0
+    weights = read_tensors(one)
+    prefix = "model.diffusion_model."
+    averages = {
+        "model_ema." + name.removeprefix("model.").replace(".", ""): tensor + 1
+        for name, tensor in weights.items()
+        if name.startswith(prefix)
+    }
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(one, "pt") as file:
+        metadata = file.metadata()
+    save_file(weights | averages, one, metadata)
+    for flags, plus in ([], 0), (["--ema"], 1):
+        assert main(["convert", str(one), str(tmp_path / "two.safetensors"), "--to", "single-file", *flags]) == 0
+        found = read_tensors(tmp_path / "two.safetensors")
+        assert all(torch.equal(found[name], weights[name] + plus) for name in found if name.startswith(prefix))
+
+
+@pytest.mark.parametrize(
+    ("target", "to", "said"),
+    [
+        ("out.ckpt", "single-file", "does not end in .safetensors"),
+        ("none/out.safetensors", "single-file", "There is no folder"),
+        ("notes.txt", "diffusers", "is a file"),
+        ("full", "diffusers", "holds something else than a model"),
+        ("model", "diffusers", "is the model itself"),
+    ],
+)
+def test_what_would_be_lost_is_told_before(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, to: str, said: str
+):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    (tmp_path / "notes.txt").write_text("keep")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("keep")
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / target), "--to", to]) == 2
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == (tmp_path / "full" / "notes.txt").read_text() == "keep"
+    assert (tmp_path / "model" / "model_index.json").is_file()

@@ -74,6 +74,10 @@ def as_published(family: Family, path: Path) -> dict[str, Tensor]:
         tensors |= {name.replace(f"{blocks}2.", f"{blocks}3."): tensor + 1 for name, tensor in last.items()}
         tensors["cond_stage_model.model.text_projection"] = torch.ones(64, 64)
         tensors["v_pred"] = torch.zeros(0)
+    if family[0] == "Stable Diffusion 1":
+        # The oldest files name the text encoder's tensors so.
+        tensors = {name.replace(".transformer.text_model.", ".transformer."): own for name, own in tensors.items()}
+        tensors["cond_stage_model.transformer.embeddings.position_ids"] = torch.arange(77)[None]
     if family[0] == "SDXL":
         tensors["conditioner.embedders.1.model.logit_scale"] = torch.ones(())
     tensors["model_ema.num_updates"] = torch.tensor(7)

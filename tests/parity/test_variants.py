@@ -1,4 +1,7 @@
-"""Models whose U-Net reads more than words: diffusers loads what we save as the pipeline that it is, and we theirs."""
+"""Models whose U-Net reads more than words: diffusers loads what we save as the pipeline that it is, and we theirs.
+
+On the way back they pass through a single file, which keeps as much.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
 from mezzotint.pipeline import Pipeline
 from mezzotint.store.folder import Parts, load_folder, save_folder
+from mezzotint.store.single_file import load_file, save_file
 from mezzotint.types import Conditioning, UserError
 
 diffusers = pytest.importorskip("diffusers")
@@ -74,7 +78,8 @@ def test_there_and_back(
     theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "ours", local_files_only=True)
     assert type(theirs).__name__ == name
     theirs.save_pretrained(tmp_path / "theirs")
-    again = load_folder(tmp_path / "theirs")
+    save_file(load_folder(tmp_path / "theirs"), tmp_path / "model.safetensors")
+    again = load_file(tmp_path / "model.safetensors")
     for part in ("unet", "vae", "text_encoder", *(["text_encoder_2"] if sized else [])):
         assert_same(getattr(parts, part), getattr(theirs, part))
         assert_same(getattr(again, part), getattr(theirs, part))
@@ -126,7 +131,8 @@ def test_a_model_from_depth_keeps_its_estimator(tiny_parts: Parts, tmp_path: Pat
     index["feature_extractor"] = ["transformers", "DPTImageProcessorPil"]
     (tmp_path / "bare" / "model_index.json").write_text(json.dumps(index))
 
-    parts = load_folder(tmp_path / "bare")
+    save_file(load_folder(tmp_path / "bare"), tmp_path / "model.safetensors")
+    parts = load_file(tmp_path / "model.safetensors")
     save_folder(parts, tmp_path / "whole")
     theirs = diffusers.StableDiffusionDepth2ImgPipeline.from_pretrained(tmp_path / "whole", local_files_only=True)
     assert_same(parts.unet, theirs.unet)

@@ -14,7 +14,7 @@ from mezzotint.store.pipelines import (
     SECOND_TEXT,
     TWO_TEXTS,
     Layout,
-    carried,
+    carried_along,
     class_name,
     layout_of,
     model_index,
@@ -116,11 +116,9 @@ def test_what_diffusers_has_no_pipeline_for_is_not_written(layout: Layout, numbe
 
 
 def test_only_what_the_depth_pipeline_needs_is_carried_along() -> None:
-    assert carried(Path("model"), ONE | {"feature_extractor": ["transformers", "CLIPImageProcessor"]}) == {}
+    assert carried_along(ONE | {"feature_extractor": ["transformers", "CLIPImageProcessor"]}) == {}
     estimator = {"depth_estimator": ["transformers", "DPTForDepthEstimation"]}
-    assert carried(Path("model"), ONE | estimator) == {
-        "depth_estimator": (Path("model/depth_estimator"), ["transformers", "DPTForDepthEstimation"])
-    }
+    assert carried_along(ONE | estimator) == estimator
 
 
 def test_parts_with_weights_are_those_of_the_index(tiny_folder: Path) -> None:

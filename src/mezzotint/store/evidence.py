@@ -32,6 +32,7 @@ PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "eps": "epsi
 RESOLUTION = re.compile(r"\s*(\d{1,5})(?:\s*[x,]\s*(\d{1,5}))?\s*")
 
 LEFTOVER_PREFIXES = (
+    OWN,
     "model_ema.",
     "loss.",
     "first_stage_model.loss.",

@@ -7,7 +7,6 @@ converted. mezzotint.json beside model_index.json holds what those files have no
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,13 @@ from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.beside import folder_beside
+from mezzotint.store.carried import carried_in_folder
 from mezzotint.store.checksum import Checksums
 from mezzotint.store.facts import described, read_facts, read_json, write_facts, write_json
 from mezzotint.store.layout import is_model_folder
 from mezzotint.store.part import SHARD, save_part
 from mezzotint.store.parts import Parts, check_fit
-from mezzotint.store.pipelines import Entry, carried, layout_of, model_index
+from mezzotint.store.pipelines import Entry, carried_along, layout_of, model_index
 from mezzotint.store.source import part_sources
 from mezzotint.store.texts import entries, load_text, save_text, texts_for_diffusers
 from mezzotint.store.vae_file import build_vae, read_vae_config
@@ -75,7 +75,7 @@ def load_folder(
         vae=build_vae(vae_config, part_sources(folder / layout.vae, dtype), device=device, dtype=dtype),
         schedule=described(NoiseSchedule.from_dict, folder / "scheduler" / "scheduler_config.json"),
         facts=facts,
-        carried=carried(folder, index),
+        carried={part: carried_in_folder(folder / part, entry) for part, entry in carried_along(index).items()},
     )
     check_fit(folder, parts)
     if sums is not None:
@@ -103,7 +103,7 @@ def save_folder(
         "scheduler": ["diffusers", "DDIMScheduler"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         layout.vae: ["diffusers", vae_config["_class_name"]],
-        **{name: entry for name, (_, entry) in parts.carried.items()},
+        **{name: part.entry for name, part in parts.carried.items()},
     }
     for names, text in zip(layout.texts, texts, strict=True):
         classes |= dict(zip(names, entries(text), strict=True))
@@ -121,8 +121,8 @@ def save_folder(
         ]
         for (words, encoder), text in zip(layout.texts, texts, strict=True):
             files += save_text(text, (folder / words, folder / encoder), dtype, shard)
-        for name, (source, _) in parts.carried.items():
-            shutil.copytree(source, folder / name)
+        for name, part in parts.carried.items():
+            part.save(folder / name)
         (folder / "scheduler").mkdir()
         write_json(parts.schedule.to_dict(), folder / "scheduler" / "scheduler_config.json")
         write_json(index, folder / "model_index.json")

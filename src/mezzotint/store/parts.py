@@ -12,8 +12,9 @@ from mezzotint.conditioning.sizes import SizedConditioner, SizeNumbers, projecte
 from mezzotint.conditioning.text import AnyTextModel, AnyTokenizer, TextConditioner
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.store.carried import Carried
 from mezzotint.store.facts import Facts
-from mezzotint.store.pipelines import LATENT_DIFFUSION, ONE_TEXT, SECOND_TEXT, TWO_TEXTS, Entry, Layout
+from mezzotint.store.pipelines import LATENT_DIFFUSION, ONE_TEXT, SECOND_TEXT, TWO_TEXTS, Layout
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.types import UserError
 from mezzotint.vae.codec import AnyAutoencoder
@@ -40,8 +41,8 @@ class Parts:
     """Whether these go through the text encoder's last norm: not in SDXL."""
     force_zeros_for_empty_prompt: bool = False
     """Whether SDXL is told zeros where the negative is empty."""
-    carried: Mapping[str, tuple[Path, Entry]] = field(default_factory=dict)
-    """Parts of its folder that are not read here and that it is not saved without."""
+    carried: Mapping[str, Carried] = field(default_factory=dict[str, Carried])
+    """Parts that are not read here and that it is not saved without."""
 
     def conditioner(self) -> TextConditioner | SizedConditioner:
         """What reads texts for this model's U-Net. Raises UserError where parts do not fit each other."""

@@ -128,11 +128,11 @@ def class_name(layout: Layout, numbers: int, channels: int) -> str:
     return f"StableDiffusion{'XL' if numbers > 0 else ''}{SPATIAL[channels]}Pipeline"
 
 
-def carried(folder: Path, index: Mapping[str, Any]) -> dict[str, tuple[Path, Entry]]:
-    """The parts of a folder that are carried along unread, each with its own folder and what it is read with."""
+def carried_along(index: Mapping[str, Any]) -> dict[str, Entry]:
+    """The parts of a model with this model_index.json that are carried along unread, and what they are read with."""
     if not _is_entry(index.get(DEPTH[0])):
         return {}
-    return {part: (folder / part, index[part]) for part in DEPTH if _is_entry(index.get(part))}
+    return {part: index[part] for part in DEPTH if _is_entry(index.get(part))}
 
 
 def _is_entry(entry: object) -> bool:

@@ -21,6 +21,7 @@ from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.store.carried import carried_in_file, for_file
 from mezzotint.store.contents import TEXT_KINDS, Part, averaged
 from mezzotint.store.evidence import kept, own
 from mezzotint.store.facts import file_facts
@@ -104,6 +105,7 @@ def _loaded(source: Source, device: torch.device, dtype: torch.dtype | None, *, 
         unet=cast("UNet", network(parts["unet"])),
         vae=cast("Autoencoder", network(parts["vae"])),
         schedule=NoiseSchedule.from_dict(dict(family.training.schedule)),
+        carried=carried_in_file(source),
         facts=facts if facts.sizes else replace(facts, sizes=(family.training.size,)),
     )
     check_fit(source.path, model)
@@ -179,7 +181,8 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
     packed = packed_tokenizers(
         {name: words for name, words in pieces.items() if isinstance(words, Tokenizer | WordPieceTokenizer)}
     )
-    write_tensors(tensors, Path(path), {**kept(configs), **packed, **_for_others(parts)})
+    others, told = for_file(parts.carried)
+    write_tensors(tensors | others, Path(path), {**kept(configs), **packed, **told, **_for_others(parts)})
 
 
 def _placed(parts: Parts) -> Iterator[tuple[str, Any, KeyMap]]:

@@ -118,6 +118,36 @@ def test_what_others_publish_draws_their_picture(
     assert all(torch.equal(written[key], tensor) for key, tensor in weights(expected).items())
 
 
+@pytest.mark.usefixtures("words_cached")
+def test_markers_of_v_prediction_and_zero_terminal_snr(
+    family: Family, tmp_path: Path, assert_same_picture: Callable[..., None]
+) -> None:
+    name, theirs, _ = family
+    if name not in ("SDXL", "Stable Diffusion 1"):
+        pytest.skip("its models have none")
+    markers = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    parts = load_file(
+        write(as_published(family, tmp_path / "ours.safetensors") | markers, tmp_path / "model.safetensors")
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        set_alpha_to_one=False,
+        clip_sample=False,
+    )
+    theirs = type(theirs)(**theirs.components | {"scheduler": scheduler})
+    theirs.set_progress_bar_config(disable=True)
+    assert_same_picture(parts, theirs, "ddim", "a cube")
+    save_file(parts, tmp_path / "again.safetensors")
+    found = read_tensors(tmp_path / "again.safetensors").keys()
+    assert (markers.keys() <= found) == (name == "SDXL")
+    assert load_file(tmp_path / "again.safetensors").schedule.to_dict() == parts.schedule.to_dict()
+
+
 def test_their_reader_of_single_files_finds_their_model_in_ours(family: Family, tmp_path: Path) -> None:
     name, theirs, folder = family
     if name == "latent diffusion":

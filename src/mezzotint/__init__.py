@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mezzotint.pipeline import Cancelled, Picture, Pipeline, Progress
     from mezzotint.store.checksum import Checksums
+    from mezzotint.store.extras import Loras, Names
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,21 +41,29 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     *,
+    vae: str | Path = "",
+    loras: Loras = (),
+    embeddings: Names = (),
     checksums: Checksums | None = None,
 ) -> Pipeline:
     """The model, ready to draw: a shipped model's name, or a folder in the diffusers layout.
 
+    `vae`, `loras` and `embeddings` are files beside it, as in `Pipeline.use`, which changes them later.
+
     `device` none is the accelerator if there is one, else the CPU. `dtype` none is 32 bits on a CPU and as stored
     elsewhere; else float32, bfloat16 or float16. `checksums` are the folder's, if they were begun earlier.
-    Raises UserError for a model that is missing, damaged or of another kind, and a device that is not there.
+    Raises UserError for a model or a file that is missing, damaged or of another kind, and a device that is not there.
     """
     from mezzotint.pipeline import Pipeline
     from mezzotint.store.device import choose_device, choose_dtype
+    from mezzotint.store.extras import Extras, text_width
     from mezzotint.store.folder import load_folder
     from mezzotint.store.models import full_name, resolve
 
-    parts = load_folder(resolve(model), choose_device(device), choose_dtype(dtype), checksums)
-    return Pipeline.of(parts, name=full_name(model))
+    folder, extras = resolve(model), Extras.named(vae, loras, embeddings)
+    extras.check(text_width(folder))
+    parts = load_folder(folder, choose_device(device), choose_dtype(dtype), checksums)
+    return Pipeline.of(parts, name=full_name(model)).use(**extras.fields)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mezzotint.store.embeddings import embedding_facts, is_png, png_header
 from mezzotint.store.facts import read_json
@@ -29,7 +29,8 @@ LORA_FILES = (
 PEFT_STEM = "adapter_model"
 """The name of the file whose alpha stands in adapter_config.json beside it."""
 Names = Iterable[str | Path]
-Loras = Iterable[str | Path] | Mapping[str | Path, float | tuple[float, float]]
+Weight = float | tuple[float, float]
+Loras = Names | Mapping[str, Weight] | Mapping[Path, Weight]
 """LoRA files as FILE, FILE:WEIGHT or FILE:UNET:TEXT; or each with its weight, or those on U-Net and text encoders."""
 
 
@@ -68,7 +69,7 @@ class Extras:
         self, *, vae: str | Path | None = None, loras: Loras | None = None, embeddings: Names | None = None
     ) -> Extras:
         """The same with those that are given in the place of these. Raises as `named`."""
-        given = {"vae": vae, "loras": loras, "embeddings": embeddings}
+        given: dict[str, Any] = {"vae": vae, "loras": loras, "embeddings": embeddings}
         return Extras.named(**self.fields | {name: files for name, files in given.items() if files is not None})
 
     @property
@@ -144,8 +145,14 @@ def lora_files(file: str) -> list[Path]:
             raise UserError(f"The folder {path} holds no LoRA: it has none of {', '.join(LORA_FILES)}.")
         path = found
     _check_file(path, "LoRA", "give FILE or FILE:WEIGHT")
+    config = peft_config(path)
+    return [path] if config is None else [path, config]
+
+
+def peft_config(path: Path) -> Path | None:
+    """The file beside a LoRA's that holds peft's configuration, and so its alpha; none where it is not peft's."""
     beside = path.with_name("adapter_config.json")
-    return [path, beside] if path.stem == PEFT_STEM and beside.is_file() else [path]
+    return beside if path.stem == PEFT_STEM and beside.is_file() else None
 
 
 def lora_header(file: str, text_width: int | None = None) -> Header:
@@ -190,13 +197,15 @@ def text_width(folder: Path) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def _weighed(file: str | Path, weight: float | tuple[float, float]) -> Lora:
+def _weighed(file: str | Path, weight: Any) -> Lora:
     """A LoRA with one weight or two. Raises UserError for another thing."""
-    unet, text = weight if isinstance(weight, tuple) and len(weight) == 2 else (weight, weight)
-    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in (unet, text)):
-        raise UserError(f"The weight of the LoRA {file} is {weight!r}; it must be a number, or one each for the U-Net "
-                        "and the text encoders.")  # fmt: skip
-    return Lora.parse(str(Lora(str(file), float(unet), float(text))))
+    weights = cast("tuple[Any, ...]", weight) if isinstance(weight, tuple) else (weight, weight)
+    if len(weights) != 2 or any(isinstance(one, bool) or not isinstance(one, int | float) for one in weights):
+        raise UserError(
+            f"The weight of the LoRA {file} is {weight!r}; it must be a number, or one each for the U-Net and the text "
+            "encoders."
+        )
+    return Lora.parse(str(Lora(str(file), float(weights[0]), float(weights[1]))))
 
 
 def _several(names: Names, field: str) -> Names:

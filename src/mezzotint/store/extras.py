@@ -16,7 +16,7 @@ from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header, read_header, shown
 from mezzotint.store.kinds import Glance
 from mezzotint.store.layout import weight_files, weight_headers
-from mezzotint.store.lora.facts import is_lora, lora_facts
+from mezzotint.store.lora.facts import READS_TEXT, is_lora, lora_facts
 from mezzotint.types import Lora, Request, UserError
 
 LORA_FILES = (
@@ -167,7 +167,7 @@ def lora_header(file: str, text_width: int | None = None) -> Header:
     told = lora_facts(header.tensors, header.metadata)
     width = told["text_width"]
     if text_width is not None and width is not None and width != text_width:
-        key = next(name for name in header.tensors if "attn2" in name and "to_k" in name)
+        key = next(name for name in header.tensors if any(layer in name for layer in READS_TEXT))
         raise UserError(
             f"{header.path} is a LoRA for {Glance(text=width).name}: {shown(key)} is for text {width} wide, and this "
             f"model reads text {text_width} wide; take the model it was made for."

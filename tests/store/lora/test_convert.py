@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mezzotint.conditioning.clip import CLIPTextConfig, CLIPTextModel
-from mezzotint.denoise.config import UNetConfig
 from mezzotint.store.header import read_header
 from mezzotint.store.ldm import unet
+from mezzotint.store.lora.convert import SD as SD_CONFIG
 from mezzotint.store.lora.convert import convert_lora, dotted, own_layer, published_names, sdxl_places
 from mezzotint.store.lora.names import flat, ldm_layers
 from mezzotint.types import UserError
 
-SD = unet.places(UNetConfig(cross_attention_dim=768))
+SD = unet.places(SD_CONFIG)
 CROSS = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 SELF = "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_out.0"
 CONV = "down_blocks.0.resnets.1.conv1"
@@ -56,8 +56,8 @@ def sdxl_file() -> dict[str, Tensor]:
     return kohya(
         {
             "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k": pair(4, 2048, 640),
-            "lora_unet_output_blocks_2_2_conv": pair(4, 1280, 1280, 1, 1),
-            "lora_unet_label_emb_0_0": pair(4, 16, 8),
+            "lora_unet_output_blocks_2_2_conv": pair(4, 1280, 1280, 3, 3),
+            "lora_unet_label_emb_0_0": pair(4, 2816, 1280),
             f"lora_te1_{flat(TEXT)}": pair(4, 16, 16),
             f"lora_te2_{flat(TEXT)}": pair(4, 24, 24),
             "lora_te2_text_projection": pair(4, 24, 24),
@@ -100,6 +100,17 @@ def test_the_layers_are_those_of_diffusers(tmp_path: Path) -> None:
         f"text_encoder_2.{TEXT}",
         "text_encoder_2.text_projection",
     }
+
+
+def test_another_model_with_two_text_encoders_keeps_the_names_of_diffusers(tmp_path: Path) -> None:
+    """What the latent diffusion code would call its blocks, the file does not tell."""
+    tensors = {f"unet.{CROSS}.lora_{side}.weight": tensor for side, tensor in zip("AB", pair(4, 40, 16), strict=True)}
+    text = {f"text_encoder_2.{TEXT}.lora_{side}.weight": torch.zeros(2, 2) for side in "AB"}
+    for name, more in (("wide", {}), ("narrow", text)):
+        save_file(tensors | more, tmp_path / name)
+        convert_lora(tmp_path / name, tmp_path / "b.safetensors", "kohya")
+        assert f"lora_unet_{flat(CROSS)}.alpha" in load_file(tmp_path / "b.safetensors")
+    assert f"lora_te2_{flat(TEXT)}.alpha" in load_file(tmp_path / "b.safetensors")
 
 
 def test_a_pickled_file_in_diffusers_old_naming(tmp_path: Path) -> None:

@@ -14,25 +14,41 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mezzotint.denoise.config import UNetConfig
+from mezzotint.denoise.unet import UNet
 from mezzotint.store.extras import lora_files, lora_header
 from mezzotint.store.keymap import KeyMap
 from mezzotint.store.ldm import unet
-from mezzotint.store.lora.algorithms import change_shape
+from mezzotint.store.lora.algorithms import change_shape, fits
 from mezzotint.store.lora.delta import Adapter
 from mezzotint.store.lora.facts import BESIDE_FACTORS, lora_facts
 from mezzotint.store.lora.names import BUNDLED, Layers, Place, Shape, flat, ldm_layers, part_of, split
 from mezzotint.store.lora.read import peft_metadata, read_adapter
 from mezzotint.store.lora.write import write_kohya, write_peft
 from mezzotint.store.source import Source
+from mezzotint.store.weights import Unfilled
 from mezzotint.types import UserError
 
 NAMINGS = ("kohya", "peft")
 """What a LoRA can be written as."""
 SDXL_TEXT = 2048
 """Width of the text that SDXL reads."""
+SD = UNetConfig(cross_attention_dim=768)
+SDXL = UNetConfig(
+    block_out_channels=(320, 640, 1280),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    transformer_layers_per_block=(1, 2, 10),
+    use_linear_projection=True,
+    cross_attention_dim=SDXL_TEXT,
+    attention_head_dim=(5, 10, 20),
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
 UNITS = (
     *("conv_in", "conv_out", "conv_norm_out", "time_embedding", "add_embedding", "class_embedding", "linear_1"),
     *("linear_2", "down_blocks", "mid_block", "up_blocks", "resnets", "attentions", "downsamplers", "upsamplers"),
@@ -142,19 +158,7 @@ def dotted(flattened: str) -> str | None:
 @cache
 def sdxl_places() -> KeyMap:
     """What the latent diffusion code calls the tensors of SDXL's U-Net."""
-    config = UNetConfig(
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
-        use_linear_projection=True,
-        cross_attention_dim=SDXL_TEXT,
-        attention_head_dim=(5, 10, 20),
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    )
-    return unet.places(config)
+    return unet.places(SDXL)
 
 
 @cache
@@ -164,7 +168,7 @@ def published_names() -> Mapping[str, str]:
     No name stands for different layers of Stable Diffusion and of SDXL.
     """
     own: dict[str, str] = {}
-    for places in (unet.places(UNetConfig(cross_attention_dim=768)), sdxl_places()):
+    for places in (unet.places(SD), sdxl_places()):
         for layer, theirs in ldm_layers(places).items():
             own |= {theirs: layer, flat(theirs): layer}
     return own
@@ -172,6 +176,9 @@ def published_names() -> Mapping[str, str]:
 
 def kohya_places(layers: FileLayers, text_width: int | None) -> KeyMap | None:
     """What write_kohya is told: the latent diffusion code's names for a LoRA of SDXL, and none for any other."""
-    sdxl = text_width == SDXL_TEXT or (text_width is None and "text_encoder_2" in layers.shapes)
-    changed = {name.rpartition(".")[0] for name in layers.shapes.get("unet", {})}
-    return sdxl_places() if sdxl and changed <= ldm_layers(sdxl_places()).keys() else None
+    if not (text_width == SDXL_TEXT or (text_width is None and "text_encoder_2" in layers.shapes)):
+        return None
+    with torch.device("meta"), Unfilled():
+        known = {name: tuple(tensor.shape) for name, tensor in UNet(SDXL).state_dict().items()}
+    changed = layers.shapes.get("unet", {}).items()
+    return sdxl_places() if all(name in known and fits(shape, known[name]) for name, shape in changed) else None

@@ -79,3 +79,45 @@ def tiny_folder(tiny_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_folder(tiny_parts, folder, card="# tiny\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def extras(tiny_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files beside the tiny model; nobody may change it.
+
+    cat.safetensors, a LoRA of kohya's with the learned word <purr>, and ink.safetensors, one of peft's, both of the
+    U-Net and the text encoder; word.safetensors, the learned word <thing>; vae and vae.safetensors, an autoencoder.
+    """
+    import copy
+
+    import torch
+    from safetensors.torch import save_file
+
+    from mezzotint.store.part import save_part
+
+    folder = tmp_path_factory.mktemp("extras")
+    rng = torch.Generator().manual_seed(1)
+    cat: dict[str, torch.Tensor] = {}
+    ink: dict[str, torch.Tensor] = {}
+    nets = {"unet": tiny_parts.unet, "text_encoder": tiny_parts.text_encoder}
+    for part, prefix, ends in (("unet", "lora_unet_", ("to_q", "to_k", "conv1")), ("text_encoder", "lora_te_", "fc1")):
+        for name, weight in nets[part].named_parameters():
+            layer = name.removesuffix(".weight")
+            if layer.endswith(ends):
+                o, i, *kernel = weight.shape
+                down, up = (0.3 * torch.randn(shape, generator=rng) for shape in ((2, i, *kernel), (o, 2)))
+                up = up.reshape(o, 2, *[1] * len(kernel))
+                flat = prefix + layer.replace(".", "_")
+                cat |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.alpha": torch.ones(())}
+                peft = f"{part}.{layer}"
+                ink |= {f"{peft}.lora_A.weight": down.flip(0).neg(), f"{peft}.lora_B.weight": up}
+    cat["bundle_emb.<purr>.emb_params"] = torch.randn(1, 16, generator=rng)
+    save_file(cat, folder / "cat.safetensors")
+    save_file(ink, folder / "ink.safetensors")
+    save_file({"<thing>": torch.randn(2, 16, generator=rng)}, folder / "word.safetensors")
+    vae = copy.deepcopy(tiny_parts.vae)
+    with torch.no_grad():
+        vae.decoder.conv_out.bias += 0.3
+    (saved,) = save_part(vae, vae.config.to_dict(), folder / "vae")
+    (folder / "vae.safetensors").write_bytes(saved.read_bytes())
+    return folder

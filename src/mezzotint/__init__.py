@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mezzotint.pipeline import Cancelled, Picture, Pipeline, Progress
     from mezzotint.store.checksum import Checksums
+    from mezzotint.store.extras import Loras, Names
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,29 +42,37 @@ def load(
     dtype: str | torch.dtype | None = None,
     *,
     ema: bool = False,
+    vae: str | Path = "",
+    loras: Loras = (),
+    embeddings: Names = (),
     checksums: Checksums | None = None,
 ) -> Pipeline:
     """The model, ready to draw: a shipped model's name, a diffusers folder, one file, or a name on the hub.
 
+    `vae`, `loras` and `embeddings` are files beside it, as in `Pipeline.use`, which changes them later.
+
     `device` none is the accelerator if there is one, else the CPU. `dtype` none is 32 bits on a CPU and as stored
     elsewhere; else float32, bfloat16 or float16. `ema` takes a file's averaged weights in place of its plain ones.
     `checksums` are the model's, if they were begun earlier.
-    Raises UserError for a model that is missing, damaged or of another kind, and a device that is not there.
+    Raises UserError for a model or a file that is missing, damaged or of another kind, and a device that is not there.
     """
     import torch
 
     from mezzotint.pipeline import Pipeline
     from mezzotint.store.device import choose_device, choose_dtype
+    from mezzotint.store.extras import Extras, text_width
     from mezzotint.store.load import load_parts
     from mezzotint.store.models import full_name, resolve
 
+    path, extras = resolve(model), Extras.named(vae, loras, embeddings)
+    extras.check(text_width(path))
     chosen = choose_device(device)
     # On a CPU fewer bits are slower.
     precision = torch.float32 if dtype is None and chosen.type == "cpu" else choose_dtype(dtype)
-    parts = load_parts(resolve(model), chosen, precision, checksums=checksums, ema=ema)
+    parts = load_parts(path, chosen, precision, checksums=checksums, ema=ema)
     if parts.vae.config.force_upcast and next(parts.vae.parameters()).dtype == torch.float16:
         parts.vae.float()  # It was stored so, but overflows.
-    return Pipeline.of(parts, name=full_name(model))
+    return Pipeline.of(parts, name=full_name(model)).use(**extras.fields)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 import secrets
-import textwrap
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -23,17 +23,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mezzotint.conditioning.text import Conditioner
+from mezzotint.conditioning.text import Conditioner, too_long
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.packing import packed
 from mezzotint.noise.generator import generator
 from mezzotint.sampling.guidance import ClassifierFree
 from mezzotint.sampling.loop import Loop
 from mezzotint.sampling.samplers import Sampler, sampler_named
+from mezzotint.store.extras import Extras, Loras, Names
 from mezzotint.types import Conditioning, PromptWarning, Request, UserError, Words
 from mezzotint.vae.codec import Codec, to_uint8
 
 if TYPE_CHECKING:
+    from mezzotint.store.attach import Attachments
     from mezzotint.store.folder import Parts
 
 SPATIAL = {1: "a depth map", 4: "the picture to change", 5: "a picture and the mask of what to fill in"}
@@ -132,6 +134,8 @@ class Pipeline:
         self.size = self._trained_size() if size is None else size
         self.defaults = defaults
         self.max_rows = max_rows
+        self.extras = Extras()
+        self._attached: Attachments | None = None
 
     @classmethod
     def of(cls, parts: Parts, name: str = "") -> Pipeline:
@@ -160,11 +164,31 @@ class Pipeline:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pipeline:
         """Move every network, in place. An autoencoder whose config says it overflows in float16 stays in float32."""
-        vae = self.codec.autoencoder
-        upcast = vae.config.force_upcast and dtype == torch.float16
+        own = () if self._attached is None else (self._attached.own_vae,)
         self.conditioner.to(device=device, dtype=dtype)
         self.denoiser.to(device=device, dtype=dtype)
-        vae.to(device=device, dtype=torch.float32 if upcast else dtype)
+        for vae in {self.codec.autoencoder, *own}:
+            upcast = vae.config.force_upcast and dtype == torch.float16
+            vae.to(device=device, dtype=torch.float32 if upcast else dtype)
+        return self
+
+    def use(
+        self, *, vae: str | Path | None = None, loras: Loras | None = None, embeddings: Names | None = None
+    ) -> Pipeline:
+        """Draw with these files beside the model from now on; what is not given stays as it is.
+
+        `vae` is a file or folder of another autoencoder, "" the model's own; `loras` are {FILE: WEIGHT}, or as in a
+        request; `embeddings` are files of learned words. What is taken off leaves every weight as it was, to the last
+        bit. Raises UserError, before anything changes, for a file that is missing, damaged or for another model.
+        """
+        extras = self.extras.but(vae=vae, loras=loras, embeddings=embeddings)
+        if self._attached is None and extras != self.extras:
+            from mezzotint.store.attach import Attachments
+
+            self._attached = Attachments(self.denoiser.unet, self.conditioner, self.codec.autoencoder)
+        if self._attached is not None:
+            self._attached.set(extras)
+            self.codec, self.extras = Codec(self._attached.vae), extras
         return self
 
     def request(self, prompt: str, **given: Any) -> Request:
@@ -184,16 +208,9 @@ class Pipeline:
 
         `draw` gives them as Python warnings, of the category `types.PromptWarning`.
         """
-        tokenizer = self.conditioner.tokenizer
-        told: list[str] = []
-        for name, text in (("prompt", request.prompt), ("negative", request.negative)):
-            left_out = tokenizer.left_out(text)
-            if left_out:
-                more = f"{len(left_out)} token{'s' if len(left_out) > 1 else ''} more"
-                words = textwrap.shorten(tokenizer.decode(left_out), 80, placeholder=" ...")
-                room = tokenizer.room
-                told.append(f'The {name} has {more} than the {room} that the text encoder reads; left out: "{words}".')
-        return told
+        texts = {"prompt": request.prompt, "negative": request.negative}
+        told = (too_long(self.conditioner.tokenizer, text, name) for name, text in texts.items())
+        return [sentence for sentence in told if sentence is not None]
 
     @overload
     def __call__(
@@ -269,8 +286,8 @@ class Pipeline:
         return [Image.fromarray(rgb.numpy()) for chunk in chunks for rgb in to_uint8(self.codec.decode(chunk))]
 
     def _named(self, request: Request) -> Request:
-        """The request with this model's name, where it has one."""
-        return request if self.name == "" else request.but(model=self.name)
+        """The request with this model's name, where it has one, and those of the files beside it."""
+        return self.extras.on(request if self.name == "" else request.but(model=self.name))
 
     def _trained_size(self) -> tuple[int, int]:
         """Width and height in pixels that the U-Net's config tells of, or the autoencoder's."""
@@ -351,7 +368,7 @@ class Pipeline:
         """One row of conditioning for all that is asked; those already known are the same objects."""
         wanted = dict.fromkeys(asked)
         new = [words for words in wanted if words not in known]
-        rows = {**known, **dict(zip(new, _rows(self.conditioner(new)), strict=True))} if new else known
+        rows = {**known, **dict(zip(new, self.conditioner(new).rows(), strict=True))} if new else known
         return {words: rows[words] for words in wanted}
 
     def _add(self, loop: Loop, job: _Job, told: Mapping[Words, Conditioning]) -> int:
@@ -381,11 +398,3 @@ class Pipeline:
             for job, image in zip(jobs, images, strict=True):
                 image.info["request"] = job.request
                 yield Picture(job.index, job.request, image)
-
-
-def _rows(conditioning: Conditioning) -> list[Conditioning]:
-    """The rows of a conditioning, one by one."""
-    slots = (conditioning.sequence, conditioning.pooled, conditioning.spatial)
-    count = next(len(slot) for slot in slots if slot is not None)
-    split = [[None] * count if slot is None else slot.split(1) for slot in slots]
-    return [Conditioning(*row) for row in zip(*split, strict=True)]

@@ -6,14 +6,21 @@ H W height and width of the picture in pixels. This file imports no torch, so th
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "int | None": (int, type(None))}
+KINDS: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "int | None": (int, type(None)),
+    "tuple[str, ...]": tuple,
+}
 """What the fields of a request may be."""
 
 
@@ -25,9 +32,56 @@ class PromptWarning(UserWarning):
     """A picture is drawn, but not from all of its words; the message is one sentence that names those left out."""
 
 
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file, and how much of it is put on a model; 0 is nothing and 1 what it was trained for."""
+
+    file: str
+    unet: float = 1.0
+    """Its weight on the U-Net."""
+    text: float = 1.0
+    """Its weight on the text encoders."""
+
+    @classmethod
+    def parse(cls, text: str) -> Lora:
+        """What FILE, FILE:WEIGHT or FILE:UNET:TEXT tells of; numbers at the end are weights and all else is the file.
+
+        Raises UserError where no file is named, and for a weight that is no finite number.
+        """
+        file, numbers = _without_numbers(text)
+        if file.strip() == "":
+            raise UserError(f"The LoRA {text!r} names no file: give FILE or FILE:WEIGHT.")
+        for weight in numbers:
+            if not math.isfinite(weight):
+                raise UserError(f"The weight of the LoRA {file} is {weight}; it must be a finite number such as 0.8.")
+        return cls(file, *(numbers * 2)[:2]) if numbers else cls(file)
+
+    def __str__(self) -> str:
+        """What `parse` reads as this."""
+        unet, text = (repr(weight).removesuffix(".0") for weight in (float(self.unet), float(self.text)))
+        short = f"{self.file}:{unet}"
+        one_is_enough = self.unet == self.text and _without_numbers(short)[0] == self.file
+        return short if one_is_enough else f"{short}:{text}"
+
+
+def _without_numbers(text: str) -> tuple[str, list[float]]:
+    """A text without the numbers, at most two, that end it after colons; and these."""
+    numbers: list[float] = []
+    while len(numbers) < 2:
+        head, colon, tail = text.rpartition(":")
+        try:
+            number = float(tail)
+        except ValueError:
+            break
+        if colon == "":
+            break
+        text, numbers = head, [number, *numbers]
+    return text, numbers
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Everything that one picture depends on, beside the weights of the model that it names."""
+    """Everything that one picture depends on, beside the weights of the files that it names."""
 
     prompt: str = ""
     """What to draw."""
@@ -47,6 +101,13 @@ class Request:
     """Pixels, a multiple of 8; none means the size the model was trained at."""
     model: str = "still-life"
     """A shipped model's name, a diffusers folder, one file (.safetensors, .ckpt), or OWNER/NAME on the hub."""
+    vae: str = ""
+    """A file or a folder of another autoencoder to decode with; by default the model's own."""
+    loras: tuple[str, ...] = ()
+    """A LoRA file, as FILE, FILE:WEIGHT or FILE:UNET:TEXT with one weight for the U-Net and one for the text encoders;
+    may be given several times."""
+    embeddings: tuple[str, ...] = ()
+    """A file of learned words (textual inversion), to use in the prompt; may be given several times."""
 
     MAX_PROMPT: ClassVar[int] = 4000
     MAX_SIDE: ClassVar[int] = 4096
@@ -56,8 +117,13 @@ class Request:
         for entry in fields(self):
             value = getattr(self, entry.name)
             kind = KINDS[str(entry.type)]
+            if kind is tuple and isinstance(value, list):  # as in JSON
+                value = tuple(cast("list[Any]", value))
+                object.__setattr__(self, entry.name, value)
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise UserError(f"The {entry.name} is {value!r}; it must be of the type {entry.type}.")
+            if kind is tuple and not all(isinstance(item, str) and item.strip() != "" for item in value):
+                raise UserError(f"The {entry.name} are {list(value)}; every one must be the name of a file.")
         for name in ("prompt", "negative"):
             if len(getattr(self, name)) > self.MAX_PROMPT:
                 length = len(getattr(self, name))
@@ -72,10 +138,12 @@ class Request:
             side = getattr(self, name)
             if side is not None and (side % 8 != 0 or not 8 <= side <= self.MAX_SIDE):
                 raise UserError(f"The {name} is {side}; it must be a multiple of 8 from 8 to {self.MAX_SIDE} pixels.")
+        for lora in self.loras:
+            Lora.parse(lora)
 
     def to_dict(self) -> dict[str, Any]:
         """The request as plain values, for JSON and for a picture's metadata."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
@@ -114,3 +182,10 @@ class Conditioning:
     sequence: Tensor | None = None
     pooled: Tensor | None = None
     spatial: Tensor | None = None
+
+    def rows(self) -> list[Conditioning]:
+        """Its rows, one by one."""
+        slots = (self.sequence, self.pooled, self.spatial)
+        count = next(len(slot) for slot in slots if slot is not None)
+        split = [[None] * count if slot is None else slot.split(1) for slot in slots]
+        return [Conditioning(*row) for row in zip(*split, strict=True)]

@@ -47,7 +47,7 @@ BEFORE_LOADING = {
     "an unknown flag": ([PROMPT, "--stepz", "3"], "--stepz"),
     "half a flag": ([PROMPT, "--step", "3"], "--step"),
     "a missing model": ([PROMPT, "--model", "moving-life"], "There is no model 'moving-life'"),
-    "a model that is a file": ([PROMPT, "--model", str(PROGRAM)], "is a file"),
+    "a model that is a file": ([PROMPT, "--model", str(PROGRAM)], "neither safetensors nor"),
     "a folder that does not exist": ([PROMPT, "-o", "none/out.png"], "no folder"),
     "a folder for a name": ([PROMPT, "-o", "."], "is a folder"),
     "a file for a folder": ([PROMPT, "-o", "/dev/null/out.png"], "/dev/null"),

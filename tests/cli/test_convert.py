@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file as read_tensors
+from safetensors.torch import save_file
 
 from mezzotint.cli import main
 from mezzotint.store.load import load_parts
@@ -47,8 +50,6 @@ def test_a_picture_from_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         out = tmp_path / "out.png"
         asked = ["a red cube", "--model", model, "--seed", "3", "--steps", "2", "-o", str(out)]
         assert main(["generate", *asked]) == 0
-        from PIL import Image
-
         with Image.open(out) as picture:
             drawn.append(picture.tobytes())
     assert drawn[0] == drawn[1]
@@ -74,9 +75,6 @@ def test_averages_in_the_place_of_weights(tiny_folder: Path, tmp_path: Path):
         for name, tensor in weights.items()
         if name.startswith(prefix)
     }
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     with safe_open(one, "pt") as file:
         metadata = file.metadata()
     save_file(weights | averages, one, metadata)
@@ -107,3 +105,25 @@ def test_what_would_be_lost_is_told_before(
     assert said in capsys.readouterr().err
     assert (tmp_path / "notes.txt").read_text() == (tmp_path / "full" / "notes.txt").read_text() == "keep"
     assert (tmp_path / "model" / "model_index.json").is_file()
+
+
+def test_a_lora_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    factors = {
+        f"{layer}.lora_down.weight": torch.randn(2, 128),
+        f"{layer}.lora_up.weight": torch.randn(160, 2),
+        f"{layer}.alpha": torch.tensor(1.0),
+    }
+    save_file(factors, tmp_path / "kohya.safetensors")
+    one, back = tmp_path / "peft.safetensors", tmp_path / "back.safetensors"
+    assert main(["convert", str(tmp_path / "kohya.safetensors"), str(one), "--to", "peft"]) == 0
+    assert any(name.endswith("attn2.to_k.lora_A.weight") for name in read_tensors(one))
+    assert main(["convert", str(one), str(back), "--to", "kohya"]) == 0
+    found = read_tensors(back)
+    assert found.keys() == factors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in factors.items())
+    capsys.readouterr()
+    assert main(["convert", str(one), str(tmp_path / "model"), "--to", "diffusers"]) == 2
+    assert "is a LoRA, not a model" in capsys.readouterr().err
+    assert main(["convert", "still-life", str(back), "--to", "peft"]) == 2
+    assert "There is no LoRA" in capsys.readouterr().err

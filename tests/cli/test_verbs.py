@@ -16,7 +16,7 @@ from PIL import Image
 
 import mezzotint
 from mezzotint.cli import VERBS, main
-from mezzotint.cli.flags import field_docs
+from mezzotint.cli.flags import field_docs, flag
 from mezzotint.cli.inspect import lines
 from mezzotint.store.png import read_provenance
 from mezzotint.types import Request
@@ -137,7 +137,7 @@ def test_every_field_of_a_request_is_a_flag_with_its_help(capsys: pytest.Capture
     for field in fields(Request):
         assert field.name in docs
         if field.name not in ("prompt", "width", "height"):
-            assert f"--{field.name.replace('_', '-')} " in said
+            assert f"{flag(field.name)} " in said
             assert docs[field.name] in said
 
 
@@ -161,6 +161,11 @@ def test_inspect_prints_the_first_of_many():
     assert lines(told) == [
         "unused keys           0, 1, 2, 3, 4, 5, 6, 7 and 1,192 more",
         "size                  64, 32",
+    ]
+    metadata = {f"ss_{number}": "x" for number in range(9)}
+    assert lines({"metadata": metadata})[-2:] == [
+        "  ss_7                  x",
+        "  and                   1 more (--json has all)",
     ]
 
 

@@ -123,23 +123,95 @@ def test_v_prediction_is_told_by_a_marker_or_by_metadata(tmp_path: Path, checkpo
     ("shapes", "expected"),
     [
         (
-            {"lora_unet_x_attn2_to_k.lora_down.weight": (8, 768), "lora_unet_x_attn2_to_k.alpha": ()},
-            {"layout": "LoRA", "ranks": [8], "family": "Stable Diffusion 1.x"},
+            {
+                "lora_unet_x_attn2_to_k.lora_down.weight": (8, 768),
+                "lora_unet_x_attn2_to_k.lora_up.weight": (320, 8),
+                "lora_unet_x_attn2_to_k.alpha": (),
+            },
+            {"layout": "LoRA", "ranks": [8], "alphas": [0.0], "layers": {"unet": 1}, "family": "Stable Diffusion 1.x"},
         ),
-        ({"unet.x.attn2.to_k.lora_A.weight": (4, 2048)}, {"layout": "LoRA", "family": "Stable Diffusion XL"}),
+        (
+            {"unet.x.attn2.to_k.lora_A.weight": (4, 2048), "unet.x.attn2.to_k.lora_B.weight": (640, 4)},
+            {"layout": "LoRA", "naming": "peft, blocks named as in diffusers", "family": "Stable Diffusion XL"},
+        ),
+        (
+            {"unet.x.attn1.to_k.lora_A.weight": (4, 320)},
+            {"layout": "LoRA", "family": "unknown", "broken_layers": ["unet.x.attn1.to_k"]},
+        ),
+        (
+            {"lora_te2_x_fc1.hada_w1_a": (4, 3), "lora_te2_x_fc1.hada_w1_b": (3, 4)},
+            {"layout": "LoRA", "family": "Stable Diffusion XL", "ranks": []},
+        ),
         ({"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)}, {"layout": "ControlNet"}),
         (
             {"first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)},
             {"layout": "autoencoder, latent diffusion names", "latent_channels": 4},
         ),
         ({"text_model.embeddings.token_embedding.weight": (9, 5)}, {"layout": "CLIP, transformers names", "width": 5}),
-        ({"emb_params": (2, 768)}, {"layout": "textual inversion", "vectors": {"emb_params": [2, 768]}}),
-        ({"something": (3,)}, {"layout": "unknown tensors", "first": ["something"], "parameters": 3}),
+        (
+            {"emb_params": (2, 768)},
+            {"layout": "textual inversion", "vectors": {"emb_params": [2, 768]}, "words": ["x"]},
+        ),
+        (
+            {"clip_l": (2, 768), "clip_g": (2, 1280)},
+            {"layout": "textual inversion", "family": "Stable Diffusion XL"},
+        ),
+        ({"<cat>": (1024,)}, {"layout": "textual inversion", "words": ["<cat>"], "family": "Stable Diffusion 2.x"}),
+        ({"something": (3, 1, 2)}, {"layout": "unknown tensors", "first": ["something"], "parameters": 6}),
     ],
 )
 def test_other_files(tmp_path: Path, shapes: Shapes, expected: dict[str, Any]):
     told = inspect(hollow(tmp_path / "x.safetensors", shapes))
-    assert told.items() >= expected.items()
+    assert {name: told[name] for name in expected} == expected
+
+
+def test_what_a_loras_metadata_tells(tmp_path: Path):
+    """The words to type, and what was trained on what; an entry where nothing is said is left out."""
+    shapes: Shapes = {"lora_unet_x.lora_down.weight": (8, 4), "lora_unet_x.lora_up.weight": (4, 8)}
+    metadata = {
+        "ss_output_name": "my cat",
+        "ss_base_model_version": "sd_v1",
+        "ss_training_comment": "None",
+        "ss_network_alpha": "4.0",
+        "ss_tag_frequency": json.dumps({"10_cat": {"cat": 10, "sofa ": 5}, "2_x": {"sofa": 1}}),
+    }
+    told = inspect(hollow(tmp_path / "x.safetensors", shapes, metadata=metadata))
+    assert told["alphas"] == [4.0]
+    assert told["trained"] == {
+        "title": "my cat",
+        "base_version": "sd_v1",
+        "frequent_tags": ["cat (10)", "sofa (6)"],
+    }
+    for damaged in ("[", "3", '{"a": 3}', '{"a": {"b": "c"}}'):
+        told = inspect(hollow(tmp_path / "x.safetensors", shapes, metadata={"ss_tag_frequency": damaged}))
+        assert told["trained"] == {}
+
+
+def test_pefts_alpha_is_told(tmp_path: Path):
+    shapes: Shapes = {"unet.x.lora_A.weight": (8, 4), "unet.x.lora_B.weight": (4, 8)}
+    config = {"unet.lora_alpha": 4, "unet.alpha_pattern": {"x": 2}}
+    path = hollow(tmp_path / "x.safetensors", shapes, metadata={"lora_adapter_metadata": json.dumps(config)})
+    assert inspect(path)["alphas"] == [2.0, 4.0]
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 16, "alpha_pattern": {}}))
+    assert inspect(hollow(tmp_path / "adapter_model.safetensors", shapes))["alphas"] == [16.0]
+    assert inspect(path)["alphas"] == [2.0, 4.0]  # the file beside it is not its own
+
+
+def test_pickled_words_and_those_in_a_png(tmp_path: Path):
+    import base64
+
+    import torch
+    from PIL import Image, PngImagePlugin
+
+    torch.save({"string_to_param": {"*": torch.zeros(3, 768)}, "name": "mine"}, tmp_path / "x.pt")
+    told = inspect(tmp_path / "x.pt")
+    assert (told["layout"], told["words"]) == ("textual inversion", ["mine"])
+    values = {"name": "mine", "string_to_param": {"*": {"TORCHTENSOR": [[0.0] * 768] * 2}}}
+    info = PngImagePlugin.PngInfo()
+    info.add_text("sd-ti-embedding", base64.b64encode(json.dumps(values).encode()).decode())
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
+    told = inspect(tmp_path / "x.png")
+    assert (told["words"], told["vectors"]) == (["mine"], {"string_to_param.*": [2, 768]})
 
 
 def test_a_folder_of_ours(tiny_folder: Path):

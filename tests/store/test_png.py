@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from mezzotint.store.checksum import FileSum
 from mezzotint.store.png import Provenance, a1111_text, read_provenance, write_picture, write_plain
 from mezzotint.types import Request, UserError
 
@@ -53,6 +54,36 @@ def test_what_other_programs_read():
         "Model hash: 0123456789, Model: still-life, RNG: CPU, Version: mezzotint 0.1"
     )
     assert len(a1111_text(Provenance(request=Request(prompt="a cube")), (8, 8)).split("\n")) == 2
+
+
+EXTRAS = Provenance(
+    request=Request(
+        prompt="a <cat>",
+        vae="/files/a,b.pt",
+        loras=("/files/cat.safetensors:0.8", "/files/ink:1:-0.5"),
+        embeddings=("/files/word.pt",),
+    ),
+    weights="00",
+    extras={
+        "/files/a,b.pt": FileSum("1" * 64),
+        "/files/cat.safetensors": FileSum("2" * 64, "3" * 64),
+        "/files/ink/adapter_model.safetensors": FileSum("4" * 64, "5" * 64),
+        "/files/ink/adapter_config.json": FileSum("6" * 64),
+        "/files/word.pt": FileSum("7" * 64),
+    },
+)
+
+
+def test_the_files_beside_the_model_in_the_web_uis_manner(tmp_path: Path, image: Image.Image):
+    """It names LoRA in the prompt, and puts in quotation marks what has a comma or a colon."""
+    prompt, settings = a1111_text(EXTRAS, (8, 8)).split("\n")
+    assert prompt == "a <cat> <lora:cat:0.8> <lora:ink:-0.5:1>"
+    assert f'VAE hash: {"1" * 10}, VAE: "a,b.pt", ' in settings
+    assert f'Lora hashes: "cat: {"3" * 12}, ink: {"5" * 12}", TI hashes: "word: {"7" * 12}", ' in settings
+    unknown = a1111_text(Provenance(request=EXTRAS.request), (8, 8))
+    assert 'VAE: "a,b.pt", ' in unknown
+    write_picture(image, tmp_path / "a.png", EXTRAS)
+    assert read_provenance(tmp_path / "a.png")[1] == EXTRAS
 
 
 def test_the_png_has_them_as_parameters(tmp_path: Path, image: Image.Image):
@@ -109,6 +140,12 @@ def with_chunk(text: str):
         (with_chunk('{"request": {}, "weights": "", "threads": true}'), "threads"),
         (with_chunk('{"request": {}, "weights": "", "mezzotint": {}}'), "mezzotint"),
         (with_chunk('{"request": {}, "weights": "", "as_stored": "no"}'), "as_stored"),
+        (with_chunk('{"request": {"loras": ["cat:nan"]}, "weights": ""}'), "weight of the LoRA cat"),
+        (with_chunk('{"request": {"loras": {"cat": 1}}, "weights": ""}'), "loras"),
+        (with_chunk('{"request": {}, "weights": "", "extras": ["cat"]}'), "request that is damaged"),
+        (with_chunk('{"request": {}, "weights": "", "extras": {"cat": "00"}}'), "request that is damaged"),
+        (with_chunk('{"request": {}, "weights": "", "extras": {"cat": {"sha256": 3}}}'), "request that is damaged"),
+        (with_chunk('{"request": {}, "weights": "", "extras": {"cat": {"sum": "3"}}}'), "request that is damaged"),
         (with_chunk("[" * 100_000), "request that is damaged"),
     ],
 )

@@ -138,7 +138,7 @@ def test_what_is_left_of_training_is_passed_over(tmp_path: Path) -> None:
         (lambda: tiny_file() | {"decoder.layers.0.bias": torch.full((8,), torch.nan)}, "NaN or infinite"),
         (lambda: {"input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3)}, "a model without its autoencoder"),
         (lambda: {"emb_params": torch.zeros(2, 8)}, "no autoencoder but this: textual inversion"),
-        (lambda: {"a.b": torch.zeros(1), "c": torch.zeros(1)}, "its first tensors are a.b, c"),
+        (lambda: {"a.b": torch.zeros(1, 1, 1), "c": torch.zeros(1)}, "its first tensors are a.b, c"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, make: Callable[[], File], message: str) -> None:

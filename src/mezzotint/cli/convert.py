@@ -1,4 +1,4 @@
-"""`mezzotint convert`: a model from one layout to another."""
+"""`mezzotint convert`: a model from one layout to another, or a LoRA from one naming to another."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import Literal
 
 from mezzotint.cli.flags import parse
 from mezzotint.store.beside import check_writable
+from mezzotint.store.extras import full_path, lora_files, lora_header
+from mezzotint.store.header import read_header
 from mezzotint.store.layout import is_model_folder, model_headers
+from mezzotint.store.lora.facts import is_lora
 from mezzotint.store.models import resolve
 from mezzotint.types import UserError
 
-ABOUT = "Write a model in another layout. Weights stay as they are stored, to the bit, unless --dtype says otherwise."
+ABOUT = (
+    "Write a model in another layout, or a LoRA in another naming. Weights stay as they are stored, to the bit, unless "
+    "--dtype says otherwise."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +28,14 @@ class Options:
     """What to convert, to what."""
 
     source: str
-    """A diffusers folder, a checkpoint file, a shipped model's name, or OWNER/NAME on the hub."""
+    """A diffusers folder, a checkpoint file, a shipped model's name, or OWNER/NAME on the hub; or a LoRA file."""
     target: Path
     """The folder or file to write. An older model there is replaced when the new one is whole."""
-    to: Literal["diffusers", "single-file"]
-    """diffusers: a folder that diffusers loads; single-file: one .safetensors file, as other programs load it."""
+    to: Literal["diffusers", "single-file", "kohya", "peft"]
+    """diffusers: a folder that diffusers loads; single-file: one .safetensors file, as other programs load it;
+    kohya, peft: a LoRA as kohya's scripts or as peft write it, a .safetensors file."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Cast the weights; 16 bits halve the file."""
+    """Cast a model's weights; 16 bits halve the file."""
     ema: bool = False
     """Take the averages of a file's U-Net (model_ema.) in place of its plain weights."""
     json: bool = False
@@ -38,13 +45,8 @@ class Options:
 def run(argv: Sequence[str]) -> int:
     """Convert. What can be told from headers and names is told before torch is imported."""
     options = parse(Options, "convert", argv, ABOUT, "source", "target")
-    path, target = resolve(options.source), options.target.expanduser()
-    check(path, target, options)
-    model_headers(path)
-    from mezzotint.store.convert import convert
-    from mezzotint.store.device import choose_dtype
-
-    written = convert(path, target, options.to, dtype=choose_dtype(options.dtype), ema=options.ema)
+    target = options.target.expanduser()
+    written = convert_lora(options, target) if options.to in ("kohya", "peft") else convert_model(options, target)
     size = sum(file.stat().st_size for file in written)
     if options.json:
         print(json.dumps({"target": str(target), "layout": options.to, "bytes": size}))
@@ -53,11 +55,38 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def convert_lora(options: Options, target: Path) -> list[Path]:
+    """Write a LoRA; returns its file."""
+    path = lora_files(str(full_path(options.source)))[0]
+    lora_header(str(path))
+    if options.dtype is not None or options.ema:
+        raise UserError("A LoRA stays as it is stored: leave out --dtype and --ema.")
+    check(path, target, options)
+    from mezzotint.store.lora.convert import convert_lora as convert
+
+    convert(path, target, options.to)
+    return [target]
+
+
+def convert_model(options: Options, target: Path) -> list[Path]:
+    """Write a model; returns its files."""
+    path = resolve(options.source)
+    check(path, target, options)
+    if path.is_file() and is_lora(read_header(path).tensors):
+        raise UserError(f"{path} is a LoRA, not a model: use --to kohya or --to peft.")
+    model_headers(path)
+    from mezzotint.store.convert import convert
+    from mezzotint.store.device import choose_dtype
+
+    layout = "diffusers" if options.to == "diffusers" else "single-file"
+    return convert(path, target, layout, dtype=choose_dtype(options.dtype), ema=options.ema)
+
+
 def check(path: Path, target: Path, options: Options) -> None:
     """Raise UserError for a target that does not fit the layout, or that something else has already."""
     if target.exists() and target.resolve() == path.resolve():
         raise UserError(f"{target} is the model itself: give another place to write to.")
-    if options.to == "single-file":
+    if options.to != "diffusers":
         if target.suffix != ".safetensors":
             raise UserError(f"{target} does not end in .safetensors, as what is written does: give such a name.")
         check_writable(target)

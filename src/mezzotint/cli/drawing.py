@@ -16,7 +16,8 @@ from mezzotint.types import PromptWarning, Request, UserError
 
 if TYPE_CHECKING:
     from mezzotint.pipeline import Picture, Pipeline, Progress
-    from mezzotint.store.checksum import Checksums
+    from mezzotint.store.checksum import Checksums, ExtraSums, FileSum
+    from mezzotint.store.extras import Extras
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,13 @@ class Opened:
 
     pipe: Pipeline
     checksums: Checksums
+    extra_sums: ExtraSums
     as_stored: bool
+
+    @property
+    def sums(self) -> dict[str, FileSum]:
+        """The sums of the files beside the model, by path."""
+        return self.extra_sums.sums
 
     def made_with(self) -> dict[str, Any]:
         """What a picture's bits depend on beside its request and the model's files: `store.png.MADE_WITH`."""
@@ -45,22 +52,33 @@ class Opened:
         }
 
 
-def open_model(model: str, path: Path, device: str | None, dtype: str | None, threads: int | None = None) -> Opened:
-    """Load the model at `path`, which is called `model`. Raises UserError for what cannot be loaded.
+def open_model(
+    model: str,
+    path: Path,
+    device: str | None,
+    dtype: str | None,
+    threads: int | None = None,
+    extras: Extras | None = None,
+) -> Opened:
+    """Load the model at `path`, which is called `model`, and put `extras` on it.
 
-    Weights that are missing or cut short are told before torch is imported. They are summed in a thread while it is,
-    and what is imported is not searched for garbage. `threads` is how many work on a CPU; none leaves that to torch.
+    Files that are missing, cut short or of another kind are told before torch is imported. They are summed in a thread
+    while it is, and what is imported is not searched for garbage. `threads` is how many work on a CPU; none leaves that
+    to torch. Raises UserError for what cannot be loaded.
     """
-    from mezzotint.store.checksum import Checksums
+    from mezzotint.store.checksum import Checksums, ExtraSums
+    from mezzotint.store.extras import Extras, text_width
     from mezzotint.store.layout import model_headers
 
+    extras = Extras() if extras is None else extras
+    extras.check(text_width(path))
     model_headers(path, dtype)
-    checksums = Checksums(path, dtype)
+    checksums, extra_sums = Checksums(path, dtype), ExtraSums(extras.files())
     gc.disable()
     from mezzotint import load
 
     try:
-        pipe = load(model, device, dtype, checksums=checksums)
+        pipe = load(model, device, dtype, **extras.fields, checksums=checksums)
     finally:
         gc.enable()
     gc.freeze()
@@ -68,7 +86,7 @@ def open_model(model: str, path: Path, device: str | None, dtype: str | None, th
         import torch
 
         torch.set_num_threads(threads)
-    return Opened(pipe, checksums, as_stored=dtype is None and pipe.device.type != "cpu")
+    return Opened(pipe, checksums, extra_sums, as_stored=dtype is None and pipe.device.type != "cpu")
 
 
 def draw(pipe: Pipeline, requests: Sequence[Request]) -> Iterator[Picture]:
@@ -94,9 +112,21 @@ def moves(line: ProgressLine, number: int, pictures: int) -> Callable[[Progress]
 def warn(pipe: Pipeline, requests: Sequence[Request]) -> list[str]:
     """Say on stderr, once each, what the user should know of requests that can be drawn; returns the sentences."""
     told = list(dict.fromkeys(message for request in requests for message in pipe.warnings(request)))
+    told += unread(pipe, requests[0])
     for message in told:
         print(f"mezzotint: warning: {message}", file=sys.stderr)
     return told
+
+
+def unread(pipe: Pipeline, request: Request) -> list[str]:
+    """A sentence where none of the learned words that a request brings is in its texts."""
+    tokenizer: Any = pipe.conditioner.tokenizer
+    words: dict[str, range] = getattr(tokenizer, "words", {}) if request.embeddings else {}
+    read = {index for text in (request.prompt, request.negative) for index in tokenizer.ids(text)} if words else set()
+    if not words or any(ids.start in read for ids in words.values()):
+        return []
+    names = ", ".join(words)
+    return [f"None of the learned words is in the prompt or the negative, so they change nothing: {names}."]
 
 
 @contextmanager

@@ -21,6 +21,10 @@ Options = TypeVar("Options")
 
 SHORT = {"out": "-o", "n": "-n"}
 """The fields that have a short flag too, in every verb."""
+ONE_EACH = {"loras": "lora", "embeddings": "embedding"}
+"""The fields of several values whose flag is typed once for each of them, and that flag's name."""
+METAVARS = {"vae": "FILE", "loras": "FILE:WEIGHT", "embeddings": "FILE"}
+"""What help calls the value of a field, where it does not go by its type."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,10 +64,14 @@ def add_flags(
     for entry in fields(cls):
         if entry.name in without:
             continue
-        names = [f"--{entry.name.replace('_', '-')}"]
+        names = [flag(entry.name)]
         if entry.name in SHORT:
             names.insert(0, SHORT[entry.name])
         settings = _settings(hints[entry.name], entry.default)
+        if entry.name in METAVARS:
+            settings["metavar"] = METAVARS[entry.name]
+        if entry.name in ONE_EACH:
+            settings = {name: value for name, value in settings.items() if name != "nargs"} | {"action": "append"}
         required = entry.default is MISSING and entry.default_factory is MISSING
         default = (defaults or {}).get(entry.name, _default_text(entry))
         text = docs.get(entry.name, "") + (f" (default: {default})" if default != "" else "")
@@ -89,8 +97,18 @@ def parse(cls: type[Options], verb: str, argv: Sequence[str], about: str, *posit
         settings: dict[str, Any] = {**_settings(hints[name]), "metavar": name}
         parser.add_argument(name, help=docs.get(name, "").replace("%", "%%"), **settings)
     add_flags(parser, cls, without=positional)
+    return cls(**parsed(parser, argv))
+
+
+def parsed(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
+    """What was typed, by field; several values are a tuple. Raises UserError as `parse`."""
     values = vars(parser.parse_intermixed_args(argv))
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def flag(field: str) -> str:
+    """The flag of a field."""
+    return f"--{ONE_EACH.get(field, field).replace('_', '-')}"
 
 
 def field_docs(cls: type) -> dict[str, str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mezzotint.cli.flags import add_flags, make_parser, size
+from mezzotint.cli.flags import add_flags, make_parser, parsed, size
 from mezzotint.store.beside import check_writable
+from mezzotint.store.extras import Extras
 from mezzotint.store.facts import read_facts
 from mezzotint.store.models import resolve
 from mezzotint.types import Request, UserError
@@ -60,14 +61,16 @@ def run(argv: Sequence[str]) -> int:
     picture_format(options.out)
     from mezzotint.cli.drawing import draw, open_model, warn
 
-    opened = open_model(request.model, path, options.device, options.dtype)
+    opened = open_model(request.model, path, options.device, options.dtype, extras=Extras.of(request))
     opened.pipe.check(request)
     warnings = warn(opened.pipe, requests)
     sheet: Sheet | None = None
     drawn: list[Request] = []
     for picture, target in zip(draw(opened.pipe, requests), targets, strict=True):
         made_with = opened.made_with()
-        provenance = Provenance(request=picture.request, weights=opened.checksums.whole, made_with=made_with)
+        provenance = Provenance(
+            request=picture.request, weights=opened.checksums.whole, extras=opened.sums, made_with=made_with
+        )
         write_picture(picture.image, target, provenance)
         drawn.append(picture.request)
         if options.n > 1:
@@ -91,13 +94,13 @@ def read(argv: Sequence[str]) -> tuple[dict[str, Any], Options]:
         "--size", type=size, metavar="WxH", help="Pixels; by default the size the model was trained at."
     )
     add_flags(parser, Options)
-    parsed = vars(parser.parse_args(argv))
-    shape = parsed.pop("size")
+    given = parsed(parser, argv)
+    shape = given.pop("size")
     if shape is not None:
-        parsed["width"], parsed["height"] = shape
-    parsed.setdefault("seed", int.from_bytes(os.urandom(4), "little"))
-    options = {name: parsed.pop(name) for name in list(parsed) if name in Options.__dataclass_fields__}
-    return parsed, Options(**options)
+        given["width"], given["height"] = shape
+    given.setdefault("seed", int.from_bytes(os.urandom(4), "little"))
+    options = {name: given.pop(name) for name in list(given) if name in Options.__dataclass_fields__}
+    return given, Options(**options)
 
 
 def check(request: Request) -> None:

@@ -14,7 +14,9 @@ from mezzotint.types import UserError
 
 ABOUT = "Say what a model file or folder holds, from its headers alone."
 SHOWN = 8
-"""The most values of a list that are printed as text; JSON has all."""
+"""The most values of a list, or entries of metadata, that are printed as text; JSON has all."""
+OWN_NAMES = ("metadata", "vectors", "parts", "layers")
+"""The groups whose names are a file's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class Options:
     """What to look at."""
 
     path: Path
-    """A .safetensors file, a folder in the diffusers layout, or a shipped model's name."""
+    """A model, or one network of it: a file (.safetensors, .ckpt, .pt, .bin) or a diffusers folder; a LoRA; learned
+    words (.safetensors, .pt, .bin, .png); or a shipped model's name."""
     json: bool = False
     """Print one JSON object."""
 
@@ -47,22 +50,30 @@ def located(path: Path) -> Path:
         raise UserError(f"There is no file, folder or shipped model {str(path)!r}: check the name.") from error
 
 
-def lines(told: dict[str, Any], indent: str = "") -> list[str]:
-    """The facts as lines of text, a nested one indented under its name."""
+def lines(told: dict[str, Any], indent: str = "", *, own_names: bool = False) -> list[str]:
+    """The facts as lines of text, a nested one indented under its name; `own_names` are shown as they are."""
     shown: list[str] = []
     for name, value in told.items():
-        label = name.replace("_", " ")
+        label = name if own_names else name.replace("_", " ")
+        head = f"{indent}{label:<21} "
         if isinstance(value, dict):
             if value:
-                shown += [f"{indent}{label}", *lines(value, indent + "  ")]
+                inner = first(value) if name == "metadata" else value
+                shown += [head.rstrip(), *lines(inner, indent + "  ", own_names=name in OWN_NAMES)]
         elif isinstance(value, list):
             if value:
-                shown.append(f"{indent}{label:<22}{listed(value)}")
+                shown.append(f"{head}{listed(value)}")
         elif isinstance(value, int) and not isinstance(value, bool):
-            shown.append(f"{indent}{label:<22}{value:,}")
+            shown.append(f"{head}{value:,}")
         elif value is not None:
-            shown.append(f"{indent}{label:<22}{value}")
+            shown.append(f"{head}{value}")
     return shown
+
+
+def first(values: dict[str, Any]) -> dict[str, Any]:
+    """The first entries of many, and how many more there are."""
+    left = len(values) - SHOWN
+    return dict(list(values.items())[:SHOWN]) | ({"and": f"{left:,} more (--json has all)"} if left > 0 else {})
 
 
 def listed(values: list[Any]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mezzotint.cli.flags import parse
+from mezzotint.cli.flags import flag, parse
+from mezzotint.store.checksum import FileSum
+from mezzotint.store.extras import Extras
 from mezzotint.store.models import resolve
 from mezzotint.types import Request, UserError
 
@@ -30,13 +32,19 @@ class Options:
     """A PNG that `mezzotint generate` wrote."""
     model: str | None = None
     """The model to draw with, where the one that the picture names is now called otherwise."""
+    vae: str | None = None
+    """The autoencoder to decode with, where the one that the picture names is now called otherwise."""
+    loras: tuple[str, ...] | None = None
+    """A LoRA, in the place of those that the picture names, as FILE, FILE:WEIGHT or FILE:UNET:TEXT; all, in order."""
+    embeddings: tuple[str, ...] | None = None
+    """A file of learned words, in the place of those that the picture names; all, in order."""
     device: str | None = None
     """Where to draw; by default where the picture was drawn, if that is here."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision of the networks; by default that of the picture."""
     json: bool = False
-    """Print one JSON object: file, same, max_difference, different_values, different_pixels, same_weights, changed,
-    seconds, request."""
+    """Print one JSON object: file, same, max_difference, different_values, different_pixels, same_weights,
+    changed_files, changed, seconds, request."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -46,14 +54,18 @@ def run(argv: Sequence[str]) -> int:
     from mezzotint.store.png import read_provenance
 
     image, provenance = read_provenance(options.picture)
-    request = provenance.request if options.model is None else provenance.request.but(model=options.model)
+    given = {name: getattr(options, name) for name in ("model", "vae", "loras", "embeddings")}
+    request = provenance.request.but(**{name: value for name, value in given.items() if value is not None})
     folder = located(options, request)
+    check_extras(options, request)
     opened = opened_as(options, request, folder, provenance.made_with)
     from mezzotint.cli.drawing import draw
 
     (picture,) = draw(opened.pipe, [request])
     apart = difference(image, picture.image)
-    same_weights = provenance.weights == opened.checksums.whole
+    files = other_files(provenance.extras, opened.sums)
+    if provenance.weights != opened.checksums.whole:
+        files.insert(0, request.model)
     changed = changes(provenance.made_with, opened.made_with())
     if options.json:
         told = {
@@ -62,7 +74,8 @@ def run(argv: Sequence[str]) -> int:
             "max_difference": apart.highest,
             "different_values": apart.values,
             "different_pixels": apart.pixels,
-            "same_weights": same_weights,
+            "same_weights": not files,
+            "changed_files": files,
             "changed": {name: {"then": then, "now": now} for name, (then, now) in changed.items()},
             "seconds": round(time.perf_counter() - began, 3),
             "request": request.to_dict(),
@@ -76,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
             f"{options.picture}: different in {apart.values} of {count} values, by up to {apart.highest} of 255; ",
             end="",
         )
-        print(reasons(same_weights, changed))
+        print(reasons(request.model, files, changed))
     return 0 if apart.values == 0 else 1
 
 
@@ -91,6 +104,26 @@ def located(options: Options, request: Request) -> Path:
         raise UserError(
             f"{options.picture} was drawn by the model {name!r}, which is not here: give --model."
         ) from error
+
+
+def check_extras(options: Options, request: Request) -> None:
+    """Raise UserError for a file beside the model that the picture names and that is not here."""
+    extras = Extras.of(request)
+    named = {"vae": [extras.vae], "loras": [use.file for use in extras.loras], "embeddings": extras.embeddings}
+    for field, files in named.items():
+        missing = [file for file in files if file != "" and not Path(file).exists()]
+        if missing and getattr(options, field) is None:
+            raise UserError(
+                f"{options.picture} was drawn with {missing[0]}, which is not here: put it there again, "
+                f"or give {flag(field)}."
+            )
+
+
+def other_files(then: Mapping[str, FileSum], now: Mapping[str, FileSum]) -> list[str]:
+    """The files beside the model that are not those the picture was drawn with, wherever they lay then."""
+    before = [file.sha256 for file in then.values()]
+    changed = [path for number, (path, file) in enumerate(now.items()) if before[number : number + 1] != [file.sha256]]
+    return changed + list(then)[len(now) :]
 
 
 def opened_as(options: Options, request: Request, folder: Path, then: dict[str, Any]) -> Opened:
@@ -110,7 +143,12 @@ def opened_as(options: Options, request: Request, folder: Path, then: dict[str, 
     # A sum that more threads share is added in another order.
     threads: int = then.get("threads", 0)
     return open_model(
-        request.model, folder, str(device), dtype, threads if 0 < threads <= (os.cpu_count() or 1) else None
+        request.model,
+        folder,
+        str(device),
+        dtype,
+        threads if 0 < threads <= (os.cpu_count() or 1) else None,
+        Extras.of(request),
     )
 
 
@@ -141,9 +179,11 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, A
     return {name: (then[name], value) for name, value in now.items() if name in then and then[name] != value}
 
 
-def reasons(same_weights: bool, changed: dict[str, tuple[Any, Any]]) -> str:
+def reasons(model: str, files: Sequence[str], changed: dict[str, tuple[Any, Any]]) -> str:
     """Why the pictures may differ, in words."""
-    found = [] if same_weights else ["the model's files are not those it was drawn with"]
+    extras = [file for file in files if file != model]
+    named = f" ({', '.join(extras)})" if extras else ""
+    found = [f"the model's files are not those it was drawn with{named}"] if files else []
     found += [f"{name} was {then} and is {now}" for name, (then, now) in changed.items()]
     if not found:
         return "the model's files, versions, device and dtype are those it was drawn with"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -32,6 +33,16 @@ class Conditioner(Protocol):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
         """Move every network, in place."""
         ...
+
+
+def too_long(tokenizer: AnyTokenizer, text: str, name: str) -> str | None:
+    """What to tell of a text, called `name`, that the text encoder does not read to its end; none where it does."""
+    left_out = tokenizer.left_out(text)
+    if not left_out:
+        return None
+    more = f"{len(left_out)} token{'s' if len(left_out) > 1 else ''} more"
+    words = textwrap.shorten(tokenizer.decode(left_out), 80, placeholder=" ...")
+    return f'The {name} has {more} than the {tokenizer.room} that the text encoder reads; left out: "{words}".'
 
 
 class TextConditioner:

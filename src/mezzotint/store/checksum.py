@@ -3,11 +3,65 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
 from mezzotint.store.layout import all_model_files
 from mezzotint.types import UserError
+
+CHUNK = 2**20
+"""Bytes that are read at once."""
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """The hexadecimal sums of one file."""
+
+    sha256: str
+    data_sha256: str = ""
+    """That of what follows a safetensors file's header, by which the AUTOMATIC1111 web UI knows a LoRA; else empty."""
+
+
+def file_sum(path: Path) -> FileSum:
+    """The sums of a file. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        head = file.read(9)
+        header = 8 + int.from_bytes(head[:8], "little") if head[8:] == b"{" else path.stat().st_size
+        whole, data = hashlib.sha256(head), hashlib.sha256()
+        place = len(head)
+        while chunk := file.read(CHUNK):
+            whole.update(chunk)
+            data.update(memoryview(chunk)[max(0, header - place) :])
+            place += len(chunk)
+    return FileSum(whole.hexdigest(), data.hexdigest() if head[8:] == b"{" else "")
+
+
+class ExtraSums:
+    """The sums of files beside a model, worked out from the moment this is made."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        self._sums: dict[str, FileSum] = {}
+        self._error: OSError | None = None
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            for path in self.files:
+                self._sums[str(path)] = file_sum(path)
+        except OSError as error:
+            self._error = error
+
+    @property
+    def sums(self) -> dict[str, FileSum]:
+        """By path, in the order of the files; waits until they are done. Raises UserError for a file that has gone."""
+        self._thread.join()
+        if self._error is not None:
+            raise UserError(f"{self._error.filename} cannot be read: {self._error.strerror}.") from self._error
+        return self._sums
 
 
 class Checksums:

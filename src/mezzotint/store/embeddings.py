@@ -21,16 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from mezzotint.store.header import TensorEntry
+from mezzotint.store.header import Header, TensorEntry
 from mezzotint.store.lora.names import BUNDLED
 from mezzotint.types import UserError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 NAMELESS = {"emb_params", "clip_l", "clip_g", "text_encoders_0", "text_encoders_1", "tensor", "*"}
 """Keys that say which encoder a tensor is for, or nothing, and not what the word is."""
 A1111 = "string_to_param."
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = "sd-ti-embedding"
 """The text of a PNG that holds AUTOMATIC1111's dictionary, as JSON in base 64."""
 MOST = 16
@@ -87,12 +89,36 @@ def bundled(tensors: Mapping[str, Tensor], *, name: str = "The LoRA") -> list[Em
     return [embedding for word, group in own.items() for embedding in read_embeddings(group, word=word, name=name)]
 
 
+def is_png(path: Path) -> bool:
+    """Whether a file begins as a PNG does; one that is not there does not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(PNG_MAGIC)) == PNG_MAGIC
+    except OSError:
+        return False
+
+
 def png_embedding(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata that AUTOMATIC1111 wrote into the text of a PNG.
 
     Raises UserError where there is no such picture, or it carries no embedding, or one that is damaged.
     """
     import torch
+
+    arrays, metadata = _png_arrays(path)
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}, metadata
+
+
+def png_header(path: Path) -> Header:
+    """What the header of a file would tell of the same; no torch is imported. Raises as `png_embedding`."""
+    arrays, metadata = _png_arrays(path)
+    entries = {key: TensorEntry("float32", array.shape, 0, array.nbytes) for key, array in arrays.items()}
+    return Header(path, entries, metadata)
+
+
+def _png_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The numbers of `png_embedding`, as numpy has them. Raises as that."""
+    import numpy as np
 
     try:
         with Image.open(path) as picture:
@@ -103,12 +129,12 @@ def png_embedding(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path} carries no learned word: give the PNG as it was written, whole.")
     try:
         values: dict[str, Any] = json.loads(base64.b64decode(text))
-        tensors = {
-            f"{A1111}{key}": torch.tensor(value["TORCHTENSOR"], dtype=torch.float32)
+        arrays = {
+            f"{A1111}{key}": np.asarray(value["TORCHTENSOR"], dtype=np.float32)
             for key, value in values["string_to_param"].items()
         }
-        return tensors, {"name": values["name"]} if isinstance(values.get("name"), str) else {}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return arrays, {"name": values["name"]} if isinstance(values.get("name"), str) else {}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(f"{path} carries a learned word that is damaged: give the PNG as it was written.") from error
 
 

@@ -18,7 +18,7 @@ from mezzotint.types import Request, UserError
 Made = TypeVar("Made")
 
 FILE_NAME = "mezzotint.json"
-SETTLED = ("prompt", "seed", "model")
+SETTLED = ("prompt", "seed", "model", "vae", "loras", "embeddings")
 """The fields of a request that no model may give a default for."""
 
 

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.store.contents import Part, unet_prefix
+from mezzotint.store.embeddings import is_png, png_header
 from mezzotint.store.facts import FILE_NAME, read_facts, read_json
 from mezzotint.store.families import recognise
 from mezzotint.store.header import Header, TensorEntry, read_header
+from mezzotint.store.inspect_extras import embedding_told, lora_told
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
 from mezzotint.store.layout import STEMS, is_model_folder, weight_headers
 from mezzotint.store.ldm import vae
 from mezzotint.store.ldm.names import Shapes
+from mezzotint.store.lora.facts import is_lora
 from mezzotint.store.taesd import Halves
 from mezzotint.store.taesd import config as tiny_config
 from mezzotint.store.taesd import find as find_tiny
@@ -48,7 +51,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         raise UserError(f"The folder {path} holds no model: it has neither model_index.json nor config.json.")
     if not path.exists():
         raise UserError(f"There is no file or folder {path}.")
-    return _single_file(read_header(path))
+    return _single_file(png_header(path) if is_png(path) else read_header(path))
 
 
 def _model_folder(folder: Path) -> dict[str, Any]:
@@ -117,8 +120,8 @@ def _layout(header: Header, tensors: Tensors) -> tuple[str, dict[str, Any]]:
     shapes = {name: entry.shape for name, entry in tensors.items()}
     if unet_prefix(shapes) is not None:
         return "single file, latent diffusion layout", _checkpoint(header)
-    if any(name.endswith((".lora_down.weight", ".lora_A.weight", ".hada_w1_a", ".lokr_w1")) for name in tensors):
-        return "LoRA", _lora(tensors)
+    if is_lora(tensors):
+        return "LoRA", lora_told(header, lambda name: _numbers(header.path, tensors[name]))
     if "controlnet_cond_embedding.conv_in.weight" in tensors or any(name.startswith(CONTROLNET) for name in tensors):
         return "ControlNet", {}
     found = vae.find(shapes)
@@ -136,8 +139,9 @@ def _layout(header: Header, tensors: Tensors) -> tuple[str, dict[str, Any]]:
     if any(name.endswith("embeddings.token_embedding.weight") for name in tensors):
         width = _shape(tensors, "embeddings.token_embedding.weight", 1)
         return "CLIP, transformers names", {"width": width}
-    if "emb_params" in tensors or {"clip_l", "clip_g"} <= tensors.keys():
-        return "textual inversion", {"vectors": {name: list(entry.shape) for name, entry in tensors.items()}}
+    words = embedding_told(header)
+    if words is not None:
+        return "textual inversion", words
     return "unknown tensors", {"first": sorted(tensors)[:8]}
 
 
@@ -181,14 +185,6 @@ def _part(part: Part, tensors: Tensors) -> dict[str, Any]:
         norm = "with" if part.reading.final_norm else "without"
         told["read"] = f"layer {part.reading.layer}, {norm} the final norm{', and pooled' * part.reading.pooled}"
     return told
-
-
-def _lora(tensors: Tensors) -> dict[str, Any]:
-    """Ranks of a LoRA, and the width of the text tokens that it was trained for."""
-    downs = [entry for name, entry in tensors.items() if name.endswith((".lora_down.weight", ".lora_A.weight"))]
-    contexts = [_shape(tensors, f"attn2{end}", 1) for end in ("_to_k.lora_down.weight", ".to_k.lora_A.weight")]
-    context = next((width for width in contexts if width is not None), None)
-    return {"ranks": sorted({entry.shape[0] for entry in downs}), "family": Glance(text=context).name}
 
 
 def _tiny(shapes: Shapes, halves: Halves) -> dict[str, Any]:

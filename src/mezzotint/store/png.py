@@ -1,14 +1,15 @@
 """Pictures on disk: a PNG carries its whole Request, so that it can be drawn again.
 
-The text chunk `mezzotint` holds JSON: the request, the sum of the model's files, versions, device and dtype. The chunk
-`parameters` says the same in the manner of the AUTOMATIC1111 web UI, which many other programs read; JPEG and WebP have
-it as the EXIF UserComment. Imports no torch.
+The text chunk `mezzotint` holds JSON: the request, the sum of the model's files and those of the files beside it,
+versions, device and dtype. The chunk `parameters` says the same in the manner of the AUTOMATIC1111 web UI, which many
+other programs read; JPEG and WebP have it as the EXIF UserComment. Imports no torch.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mezzotint.store.beside import file_beside
-from mezzotint.types import Request, UserError
+from mezzotint.store.checksum import FileSum
+from mezzotint.types import Lora, Request, UserError
 
 CHUNK = "mezzotint"
 PARAMETERS = "parameters"
@@ -49,6 +51,10 @@ def _nothing() -> dict[str, Any]:
     return {}
 
 
+def _no_sums() -> dict[str, FileSum]:
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """What a picture was made by: its request, and what else its bits depend on."""
@@ -56,6 +62,8 @@ class Provenance:
     request: Request
     weights: str = ""
     """The sum of the model's files, hexadecimal."""
+    extras: Mapping[str, FileSum] = field(default_factory=_no_sums)
+    """The sums of the files beside it, by full path, in the order in which the request names them."""
     made_with: dict[str, Any] = field(default_factory=_nothing)
     """Those of MADE_WITH that are known."""
 
@@ -87,7 +95,9 @@ def write_picture(image: Image.Image, path: Path, provenance: Provenance) -> Non
     with file_beside(path) as temporary:
         if kind == "PNG":
             info = PngInfo()
-            record = {"request": provenance.request.to_dict(), "weights": provenance.weights, **provenance.made_with}
+            sums = {path: asdict(file) for path, file in provenance.extras.items()}
+            record = {"request": provenance.request.to_dict(), "weights": provenance.weights}
+            record |= ({"extras": sums} if sums else {}) | provenance.made_with
             info.add_itxt(CHUNK, json.dumps(record))
             info.add_itxt(PARAMETERS, parameters)
             image.save(temporary, format=kind, pnginfo=info)
@@ -126,9 +136,11 @@ def read_provenance(path: Path) -> tuple[Image.Image, Provenance]:
     try:
         record: dict[str, Any] = json.loads(texts[CHUNK])
         request, weights = Request.from_dict(record.pop("request")), record.pop("weights")
-        if not isinstance(weights, str):
+        extras = {path: FileSum(**sums) for path, sums in record.pop("extras", {}).items()}
+        words = [weights, *(text for file in extras.values() for text in (file.sha256, file.data_sha256))]
+        if not all(isinstance(text, str) for text in words):
             raise TypeError
-        return image, Provenance(request=request, weights=weights, made_with=record)
+        return image, Provenance(request=request, weights=weights, extras=extras, made_with=record)
     except UserError as error:
         raise UserError(f"{path} carries a request that this version cannot draw: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -138,7 +150,8 @@ def read_provenance(path: Path) -> tuple[Image.Image, Provenance]:
 def a1111_text(provenance: Provenance, size: tuple[int, int]) -> str:
     """The generation parameters as the AUTOMATIC1111 web UI writes them; `size` is width and height in pixels."""
     request = provenance.request
-    lines = [one_line(request.prompt)]
+    loras = [Lora.parse(text) for text in request.loras]
+    lines = [one_line(" ".join([request.prompt, *(_lora_tag(lora) for lora in loras)]))]
     if request.negative != "":
         lines.append(f"Negative prompt: {one_line(request.negative)}")
     settings = {
@@ -149,12 +162,39 @@ def a1111_text(provenance: Provenance, size: tuple[int, int]) -> str:
         "Size": f"{size[0]}x{size[1]}",
         "Model hash": provenance.weights[:10],
         "Model": Path(request.model).name,
+        "VAE hash": _sum_of(request.vae, provenance).sha256[:10],
+        "VAE": Path(request.vae).name,
+        "Lora hashes": _hashes({lora.file: _sum_of(lora.file, provenance).data_sha256 for lora in loras}),
+        "TI hashes": _hashes({file: _sum_of(file, provenance).sha256 for file in request.embeddings}),
         "RNG": "CPU",
         "Version": f"mezzotint {provenance.made_with.get('mezzotint', '')}".strip(),
     }
-    quoted = {name: json.dumps(value) if "," in str(value) else value for name, value in settings.items()}
+    quoted = {name: _quoted(value) if isinstance(value, str) else value for name, value in settings.items()}
     lines.append(", ".join(f"{name}: {value}" for name, value in quoted.items() if value != ""))
     return "\n".join(lines).encode("utf-8", "replace").decode("utf-8")
+
+
+def _lora_tag(lora: Lora) -> str:
+    """How the web UI writes a LoRA into the prompt: its weight on the text encoders goes before that on the U-Net."""
+    weights = [lora.unet] if lora.unet == lora.text else [lora.text, lora.unet]
+    return f"<lora:{Path(lora.file).stem}:{':'.join(f'{weight:g}' for weight in weights)}>"
+
+
+def _hashes(sums: Mapping[str, str]) -> str:
+    """Files by their names without ends, each with the beginning of its sum."""
+    return ", ".join(f"{Path(file).stem}: {digest[:12]}" for file, digest in sums.items())
+
+
+def _sum_of(name: str, provenance: Provenance) -> FileSum:
+    """The sums of a file that the request names, or of the first in a folder that it names; empty where unknown."""
+    known = provenance.extras
+    inside = (file for path, file in known.items() if name != "" and Path(path).is_relative_to(name))
+    return known.get(name) or next(inside, FileSum(""))
+
+
+def _quoted(text: str) -> str:
+    """The text, in quotation marks where another field could be taken to begin in it."""
+    return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",:\n") else text
 
 
 def one_line(text: str) -> str:

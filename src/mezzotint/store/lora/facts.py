@@ -13,6 +13,8 @@ from mezzotint.types import UserError
 
 BESIDE_FACTORS = {"alpha", "diff_b", "dora_scale", "lora_magnitude_vector"}
 """Roles of tensors that are no factor of a weight's change."""
+READS_TEXT = ("attn2_to_k", "attn2.to_k", "attn2_to_v", "attn2.to_v")
+"""What ends the names of layers that are as wide as the text."""
 FIRST = 8
 """Names that are listed of many."""
 
@@ -57,7 +59,7 @@ def lora_facts(
         dora = "dora_scale" in roles or "lora_magnitude_vector" in roles
         algorithms[f"{algorithm} with DoRA" if dora else algorithm] += 1
         ranks |= set() if rank is None else {rank}
-        if text_width is None and layer.endswith(("attn2_to_k", "attn2.to_k")):
+        if text_width is None and layer.endswith(READS_TEXT):
             text_width = shape[1]
     told: dict[str, Any] = {
         "naming": naming(known.values()),

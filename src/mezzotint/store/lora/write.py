@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,13 +24,16 @@ KOHYA_PARTS = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 KOHYA_XL_PARTS = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 
 
-def write_kohya(adapter: Adapter, path: Path, *, places: KeyMap | None = None) -> None:
+def write_kohya(
+    adapter: Adapter, path: Path, *, places: KeyMap | None = None, beside: Mapping[str, Tensor] = MappingProxyType({})
+) -> None:
     """Write a safetensors file as kohya's scripts do, by write-and-rename; kohya, AUTOMATIC1111 and ComfyUI read it.
 
     `places`, what the latent diffusion code calls the U-Net's tensors, makes it a file for SDXL: kohya's files use
-    those names there, and diffusers' names elsewhere. Raises UserError where it cannot be written.
+    those names there, and diffusers' names elsewhere. `beside` are tensors of the file that are no part of the LoRA, by
+    name. Raises UserError where it cannot be written.
     """
-    tensors = kohya_tensors(adapter, places=places)
+    tensors = {**kohya_tensors(adapter, places=places), **beside}
     ranks = {delta.rank for delta in adapter.changes.values()} - {None}
     alphas = {delta.alpha for delta in adapter.changes.values()} - {None}
     about = {"ss_network_module": "networks.lora"}

@@ -132,6 +132,8 @@ class Pipeline:
         self.size = self._trained_size() if size is None else size
         self.defaults = defaults
         self.max_rows = max_rows
+        self.before_drawing: Callable[[], None] = _nothing
+        """What is called before pictures are drawn: `load` puts off looking through large weights until then."""
 
     @classmethod
     def of(cls, parts: Parts, name: str = "") -> Pipeline:
@@ -323,6 +325,7 @@ class Pipeline:
 
     def _run(self, waiting: deque[_Job], progress: Report | None) -> Iterator[Picture]:
         """Drive the loop, letting pictures in as others finish."""
+        self.before_drawing()
         loop = Loop(self.denoiser, max_rows=self.max_rows)
         live: dict[int, _Job] = {}
         told: dict[Words, Conditioning] = {}
@@ -381,6 +384,10 @@ class Pipeline:
             for job, image in zip(jobs, images, strict=True):
                 image.info["request"] = job.request
                 yield Picture(job.index, job.request, image)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _rows(conditioning: Conditioning) -> list[Conditioning]:

@@ -4,12 +4,13 @@
 
 It makes the model once, of random weights, with our own save functions: a diffusers folder in 32 bits and one in 16,
 one file in 32 bits and one in 16, and that as a .ckpt; 15 GB, deleted at the end. Every measurement is a process of its
-own, after the files were read once, so that they stand in the page cache; the two programs take turns, so that whatever
+own, after the files were read, so that they stand in the page cache; the two programs take turns, so that whatever
 else the machine does falls on both. What is told:
 
 load    seconds of `mezzotint.load(path, "cpu", dtype)`, or of `StableDiffusionPipeline.from_pretrained(path,
         torch_dtype=dtype)`, in a process that has loaded the small shipped model before: without imports
-cold    the same in a fresh process, from its first line, with all imports
+cpu     seconds of processor time in that load, which tell more where other work goes on
+cold    the same as load in a fresh process, from its first line, with all imports
 peak    how far the resident memory rose above what it was before, at most, during `load` (VmHWM, counted anew, less
         VmRSS before), over the bytes of all parameters as loaded; pages of mapped files that were touched count
 inspect seconds of `mezzotint inspect FILE`, from process start to its end
@@ -58,12 +59,13 @@ def status(name):
 if first != "":
     load(first)
     began = time.perf_counter()
+worked = time.process_time()
 Path("/proc/self/clear_refs").write_text("5")  # The peak is counted from here.
 before = status("VmRSS")
 pipe = load(path)
-seconds = time.perf_counter() - began
+seconds, worked = time.perf_counter() - began, time.process_time() - worked
 size = sum(parameter.nbytes for network in networks(pipe) for parameter in network.parameters())
-print(seconds, status("VmHWM") - before, size)
+print(seconds, worked, status("VmHWM") - before, size)
 """
 
 
@@ -147,26 +149,29 @@ def in_page_cache(path: Path) -> None:
                 pass
 
 
-def probe(program: str, path: Path, dtype: str, first: str) -> tuple[float, float, float]:
-    """Seconds, bytes by which the memory rose and bytes of the model, in a process of its own."""
+def probe(program: str, path: Path, dtype: str, first: str) -> tuple[float, float, float, float]:
+    """Seconds, those of processor time, bytes by which the memory rose, bytes of the model; in a process of its own."""
+    in_page_cache(path)
     command = [sys.executable, "-c", PROBE, program, str(path), dtype, first]
     run = subprocess.run(command, check=False, capture_output=True, text=True)
     if run.returncode != 0:
         sys.exit(run.stderr)
-    seconds, peak, size = map(float, run.stdout.split())
-    return seconds, peak, size
+    seconds, worked, peak, size = map(float, run.stdout.split())
+    return seconds, worked, peak, size
 
 
 def measured(place: Path, case: Case, rounds: int, small: str) -> dict[str, Any]:
     """All numbers of one case, and a line of them."""
     path = place / case.path
-    in_page_cache(path)
     programs = ["mezzotint", "diffusers"] if path.is_dir() else ["mezzotint"]
-    runs: dict[str, dict[str, list[Any]]] = {program: {"load": [], "cold": [], "peak": []} for program in programs}
+    runs: dict[str, dict[str, list[Any]]] = {
+        program: {"load": [], "cpu": [], "cold": [], "peak": []} for program in programs
+    }
     for _ in range(rounds):
         for program in programs:
-            seconds, peak, size = probe(program, path, case.dtype, small)
+            seconds, worked, peak, size = probe(program, path, case.dtype, small)
             runs[program]["load"].append(seconds)
+            runs[program]["cpu"].append(worked)
             runs[program]["peak"].append(peak / size)
             runs[program]["cold"].append(probe(program, path, case.dtype, "")[0])
     told: dict[str, Any] = {"case": case.name, "bytes": size}
@@ -174,7 +179,8 @@ def measured(place: Path, case: Case, rounds: int, small: str) -> dict[str, Any]
     for program in programs:
         median = {name: statistics.median(values) for name, values in runs[program].items()}
         told[program] = median | {"runs": runs[program]}
-        line += f"   {program}: load {median['load']:6.2f} s, cold {median['cold']:6.2f} s, peak {median['peak']:4.2f}"
+        line += f"   {program}: load {median['load']:5.2f} s, cpu {median['cpu']:5.2f} s, "
+        line += f"cold {median['cold']:6.2f} s, peak {median['peak']:4.2f}"
     print(line, flush=True)
     return told
 

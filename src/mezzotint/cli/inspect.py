@@ -57,11 +57,11 @@ def lines(told: dict[str, Any], indent: str = "") -> list[str]:
                 shown += [f"{indent}{label}", *lines(value, indent + "  ")]
         elif isinstance(value, list):
             if value:
-                shown.append(f"{indent}{label:<22}{listed(value)}")
+                shown.append(f"{indent}{label:<21} {listed(value)}")
         elif isinstance(value, int) and not isinstance(value, bool):
-            shown.append(f"{indent}{label:<22}{value:,}")
+            shown.append(f"{indent}{label:<21} {value:,}")
         elif value is not None:
-            shown.append(f"{indent}{label:<22}{value}")
+            shown.append(f"{indent}{label:<21} {value}")
     return shown
 
 

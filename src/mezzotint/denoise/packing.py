@@ -51,8 +51,10 @@ def packed(unet: UNet, size: tuple[int, int]) -> UNet:
 def sharing(module: Module) -> Module:
     """The same modules anew, all with the very parameters of the old ones."""
     clone = copy.copy(module)
-    clone._parameters, clone._buffers = dict(module._parameters), dict(module._buffers)
-    clone._modules = {name: None if child is None else sharing(child) for name, child in module._modules.items()}
+    own = vars(clone)
+    own |= {name: dict(own[name]) for name in ("_parameters", "_buffers", "_modules")}
+    for name, child in module.named_children():
+        own["_modules"][name] = sharing(child)
     return clone
 
 

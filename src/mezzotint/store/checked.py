@@ -61,4 +61,5 @@ def _is(value: Any, kind: Any) -> bool:
         return (kind is float or (kind is int and whole)) and (abs(value) < MOST if whole else isfinite(value))
     if kind in (None, NoneType):
         return value is None
-    return isinstance(value, kind if isinstance(kind, type) else origin)
+    target = kind if isinstance(kind, type) else origin
+    return not isinstance(target, type) or isinstance(value, target)

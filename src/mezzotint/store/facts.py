@@ -95,7 +95,8 @@ def _made(values: dict[str, Any], where: str) -> Facts:
 
 def _facts(values: dict[str, Any]) -> Facts:
     sizes = tuple((int(width), int(height)) for width, height in values.get("sizes", ()))
-    return Facts(**{**values, "sizes": sizes})
+    told: dict[str, Any] = {**values, "sizes": sizes}
+    return Facts(**told)
 
 
 def write_facts(facts: Facts, folder: Path) -> None:

@@ -33,7 +33,7 @@ from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import LATENT_DIFFUSION, SECOND_TEXT, TWO_TEXTS
 from mezzotint.store.source import Source, open_source
 from mezzotint.store.tokenizers import packed_tokenizers, tokenizer_for
-from mezzotint.store.weights import Unread, build, write_tensors
+from mezzotint.store.weights import Unread, build, in_dtype, write_tensors
 from mezzotint.text import Tokenizer, WordPieceTokenizer
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
@@ -179,10 +179,7 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
         },
     }
     for kind, network, places in _placed(parts):
-        state = network.state_dict()
-        if dtype is not None:
-            state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        tensors |= given(state, places)
+        tensors |= given(in_dtype(network.state_dict(), dtype), places)
         configs[kind] = network.config.to_dict()
     if parts.layout == TWO_TEXTS and parts.schedule.prediction_type == "v_prediction":
         present = MARKERS if parts.schedule.to_dict().get("rescale_betas_zero_snr") else MARKERS[:1]

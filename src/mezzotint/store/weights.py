@@ -249,6 +249,19 @@ def _twice(source: Source, name: str) -> UserError:
     return UserError(f"{source.path} has the tensor {shown(name)} a second time: keep one file of them.")
 
 
+def in_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors, those of floating point in `dtype` if it is given. Raises UserError naming one that has no room."""
+    final = {
+        name: tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in final.items():
+        if tensor is not tensors[name] and not _is_finite(_sum(tensor)) and not _is_finite(tensor):
+            told = str(dtype).removeprefix("torch.")
+            raise UserError(f"The weights have numbers in {name} too large for {told}: take bfloat16, or float32.")
+    return final
+
+
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors and text to a safetensors file, by write-and-rename. Raises UserError where it cannot."""
     with file_beside(path) as temporary:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mezzotint.store.checksum import Checksums
     from mezzotint.store.extras import Loras, Names
 
+SOON = 2**28
+"""Bytes of weights that are looked through at once, which takes a few hundredths of a second."""
+
 __version__ = "0.1.0"
 __all__ = [
     "Cancelled",
@@ -55,24 +58,33 @@ def load(
     elsewhere; else float32, bfloat16 or float16. `ema` takes a file's averaged weights in place of its plain ones.
     `checksums` are the model's, if they were begun earlier.
     Raises UserError for a model or a file that is missing, damaged or of another kind, and a device that is not there.
+    In weights of more than 256 MiB that need no change, and so are not read yet, NaN is looked for when first something
+    is drawn.
     """
     import torch
 
     from mezzotint.pipeline import Pipeline
     from mezzotint.store.device import choose_device, choose_dtype
     from mezzotint.store.extras import Extras, text_width
-    from mezzotint.store.load import load_parts
+    from mezzotint.store.load import load_parts, uncollected
     from mezzotint.store.models import full_name, resolve
+    from mezzotint.store.weights import Unread
 
     path, extras = resolve(model), Extras.named(vae, loras, embeddings)
     extras.check(text_width(path))
     chosen = choose_device(device)
     # On a CPU fewer bits are slower.
     precision = torch.float32 if dtype is None and chosen.type == "cpu" else choose_dtype(dtype)
-    parts = load_parts(path, chosen, precision, checksums=checksums, ema=ema)
-    if parts.vae.config.force_upcast and next(parts.vae.parameters()).dtype == torch.float16:
-        parts.vae.float()  # It was stored so, but overflows.
-    return Pipeline.of(parts, name=full_name(model)).use(**extras.fields)
+    unread = Unread()
+    with uncollected():
+        parts = load_parts(path, chosen, precision, checksums=checksums, ema=ema, unread=unread)
+        if parts.vae.config.force_upcast and next(parts.vae.parameters()).dtype == torch.float16:
+            parts.vae.float()  # It was stored so, but overflows.
+        if unread.bytes < SOON:
+            unread.settle()
+        pipe = Pipeline.of(parts, name=full_name(model))
+    pipe.before_drawing = unread.settle
+    return pipe.use(**extras.fields)
 
 
 def __getattr__(name: str) -> Any:

@@ -136,6 +136,8 @@ class Pipeline:
         self.max_rows = max_rows
         self.extras = Extras()
         self._attached: Attachments | None = None
+        self.before_drawing: Callable[[], object] = lambda: None
+        """Called before pictures are drawn: `load` puts off looking through large weights until then."""
 
     @classmethod
     def of(cls, parts: Parts, name: str = "") -> Pipeline:
@@ -303,9 +305,7 @@ class Pipeline:
         """What was asked for, as requests with a seed each."""
         if isinstance(seed, Sequence):
             if len(seed) != len(whats):
-                raise UserError(
-                    f"There are {len(seed)} seeds for {len(whats)} pictures: give one seed, or one a picture."
-                )
+                raise UserError(f"There are {len(seed)} seeds for {len(whats)} pictures: give one, or one a picture.")
             seeds = list(seed)
         else:
             first = secrets.randbelow(2**32) if seed is None else seed
@@ -340,6 +340,7 @@ class Pipeline:
 
     def _run(self, waiting: deque[_Job], progress: Report | None) -> Iterator[Picture]:
         """Drive the loop, letting pictures in as others finish."""
+        self.before_drawing()
         loop = Loop(self.denoiser, max_rows=self.max_rows)
         live: dict[int, _Job] = {}
         told: dict[Words, Conditioning] = {}
@@ -391,8 +392,7 @@ class Pipeline:
 
     def _pictures(self, finished: Sequence[tuple[_Job, Tensor]]) -> Iterator[Picture]:
         """Decode latents, those of one shape together."""
-        shapes = dict.fromkeys(job.shape for job, _ in finished)
-        for shape in shapes:
+        for shape in dict.fromkeys(job.shape for job, _ in finished):
             jobs = [job for job, _ in finished if job.shape == shape]
             images = self.decode(torch.cat([latent for job, latent in finished if job.shape == shape]))
             for job, image in zip(jobs, images, strict=True):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mezzotint.denoise.config import UNetConfig
-from mezzotint.denoise.packing import PackedConv, can_pack, level, packed
+from mezzotint.denoise.packing import PackedConv, PackedLinear, can_pack, level, packed
 from mezzotint.denoise.unet import UNet
 
 CONFIG = UNetConfig(
@@ -64,6 +64,19 @@ def test_every_convolution_is_packed_for_the_size_it_sees(unet: UNet) -> None:
     convolutions = {name for name, layer in unet.named_modules() if type(layer) is nn.Conv2d}
     assert set(seen) == convolutions
     assert all(seen.values())
+
+
+def test_blocks_are_made_by_drawing_and_not_before(unet: UNet) -> None:
+    """They are a second copy of the weights, which a model that is only loaded has no use for."""
+    fast = packed(unet, SIZE)
+    layers = [layer for layer in fast.modules() if isinstance(layer, PackedConv | PackedLinear)]
+    assert all(layer.blocks is None for layer in layers)
+    with torch.inference_mode():
+        fast(*inputs(1, (4, 5)))
+        convolutions = [layer for layer in layers if isinstance(layer, PackedConv)]
+        assert all(layer.blocks is None for layer in convolutions)
+        fast(*inputs(1, SIZE))
+    assert all(layer.blocks is not None for layer in layers)
 
 
 def test_the_plain_network_stays_as_it_was_and_lends_its_weights(unet: UNet) -> None:

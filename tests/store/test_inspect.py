@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import time
 from math import prod
 from pathlib import Path
@@ -245,6 +247,25 @@ def test_a_file_of_gigabytes_takes_no_time(tmp_path: Path, checkpoints: dict[str
     began = time.process_time()  # Not the wall clock, which also tells of whatever else runs.
     inspect(path)
     assert time.process_time() - began < 0.1
+
+
+INSPECT = """
+import sys, time
+from mezzotint.cli import main
+main(["inspect", sys.argv[1]])
+print(time.process_time(), "torch" in sys.modules)
+"""
+
+
+def test_the_command_is_quick_on_gigabytes_and_needs_no_torch(tmp_path: Path, checkpoints: dict[str, Shapes]):
+    """From the start of the process. Its own seconds are counted, not those that others take beside it."""
+    shapes = checkpoints["sd1"] | {f"{UNET}extra.{index}.weight": (1280, 1280) for index in range(700)}
+    path = hollow(tmp_path / "large.safetensors", shapes, "F32")
+    assert path.stat().st_size > 4e9
+    run = subprocess.run([sys.executable, "-c", INSPECT, str(path)], check=True, capture_output=True, text=True)
+    seconds, torch = run.stdout.splitlines()[-1].split()
+    assert torch == "False"
+    assert float(seconds) < 0.5
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("text")])

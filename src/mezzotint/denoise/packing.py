@@ -3,11 +3,15 @@
 oneDNN multiplies by weights in blocks. Given plain weights, torch rearranges them at every call, which costs about as
 much as the product itself where the latent is small. Which blocks are best depends on the latent's size, hardly on the
 batch, and the wrong ones are hundreds of times slower; so at any other size a layer works from its plain weights.
+
+Blocks are a second copy of the weights. A layer makes its own when it first draws at that size, so a model that is only
+loaded takes no more memory than its weights do.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +19,8 @@ from torch import Tensor, nn
 
 from mezzotint.denoise.attention import Pointwise
 from mezzotint.denoise.unet import UNet
+
+Module = TypeVar("Module", bound=nn.Module)
 
 ROWS = 2  # the batch that the layout is chosen for: one guided step
 
@@ -28,8 +34,7 @@ def packed(unet: UNet, size: tuple[int, int]) -> UNet:
     """
     if not can_pack(unet.conv_in.weight):
         return unet
-    shared: dict[int, object] = {id(tensor): tensor for tensor in unet.parameters()}
-    clone = copy.deepcopy(unet, shared)
+    clone = sharing(unet)
     sizes = [size]
     for _ in unet.down_blocks[1:]:
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
@@ -43,10 +48,20 @@ def packed(unet: UNet, size: tuple[int, int]) -> UNet:
     return clone
 
 
+def sharing(module: Module) -> Module:
+    """The same modules anew, all with the very parameters of the old ones."""
+    clone = copy.copy(module)
+    own = vars(clone)
+    own |= {name: dict(own[name]) for name in ("_parameters", "_buffers", "_modules")}
+    for name, child in module.named_children():
+        own["_modules"][name] = sharing(child)
+    return clone
+
+
 def repack(layer: nn.Module) -> None:
-    """Lay out a packed layer's weight anew, after it has changed; any other layer has nothing to do."""
+    """Let a packed layer lay out its weight anew, after it has changed; any other layer has nothing to do."""
     if isinstance(layer, PackedLinear | PackedConv):
-        layer.pack()
+        layer.blocks = None
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -78,9 +93,9 @@ def reads_positions(name: str) -> bool:
     return ".attentions." in name and not name.endswith((".attn2.to_k", ".attn2.to_v"))
 
 
-def fits(x: Tensor, blocks: Tensor) -> bool:
-    """Whether x can be multiplied by these blocks, which keep no gradient; otherwise the plain weights serve."""
-    return x.device.type == "cpu" and x.dtype == blocks.dtype and not torch.is_grad_enabled()
+def fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether x can be multiplied by this weight in blocks, which keep no gradient; otherwise plain weights serve."""
+    return x.dtype == weight.dtype and not torch.is_grad_enabled() and can_pack(weight)
 
 
 class PackedLinear(nn.Module):
@@ -89,19 +104,19 @@ class PackedLinear(nn.Module):
     def __init__(self, layer: nn.Linear | Pointwise, positions: int) -> None:
         super().__init__()
         self.weight, self.bias, self.positions = layer.weight, layer.bias, positions
-        self.pack()
-
-    def pack(self) -> None:
-        """Lay out the weight as it is now, or not at all where it is on a device or in a dtype that has no blocks."""
         self.blocks: Tensor | None = None
-        if can_pack(self.weight):
-            plain = self.weight.detach().flatten(1).contiguous()
-            self.blocks = torch.ops.mkldnn._reorder_linear_weight(plain, self.positions)
+
+    def pack(self) -> Tensor:
+        """The weight as it is now, in blocks."""
+        plain = self.weight.detach().flatten(1).contiguous()
+        return torch.ops.mkldnn._reorder_linear_weight(plain, self.positions)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [.. C]."""
-        if self.blocks is None or not fits(x, self.blocks):
+        if not fits(x, self.weight):
             return F.linear(x, self.weight.flatten(1), self.bias)
+        if self.blocks is None or self.blocks.dtype != x.dtype:
+            self.blocks = self.pack()
         return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
 
 
@@ -112,22 +127,22 @@ class PackedConv(nn.Module):
         super().__init__()
         self.weight, self.bias, self.size = layer.weight, layer.bias, size
         self.padding, self.stride = [int(n) for n in layer.padding], list(layer.stride)
-        self.pack()
-
-    def pack(self) -> None:
-        """As PackedLinear.pack."""
         self.blocks: Tensor | None = None
-        if can_pack(self.weight):
-            shape = [ROWS, self.weight.shape[1], *self.size]
-            self.blocks = torch.ops.aten.mkldnn_reorder_conv2d_weight(
-                self.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, shape
-            )
+
+    def pack(self) -> Tensor:
+        """As PackedLinear.pack."""
+        shape = [ROWS, self.weight.shape[1], *self.size]
+        return torch.ops.aten.mkldnn_reorder_conv2d_weight(
+            self.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, shape
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x [B C h w]."""
         x = x.contiguous(memory_format=torch.channels_last)
-        if self.blocks is None or x.shape[2:] != self.size or not fits(x, self.blocks):
+        if x.shape[2:] != self.size or not fits(x, self.weight):
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        if self.blocks is None or self.blocks.dtype != x.dtype:
+            self.blocks = self.pack()
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.blocks, self.bias, self.padding, self.stride, [1, 1], 1, "none", [], ""
         )

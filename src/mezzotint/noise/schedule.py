@@ -20,6 +20,8 @@ from mezzotint.noise.parameterisation import Prediction
 from mezzotint.types import UserError
 
 SHAPES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+MOST_TIMESTEPS = 1_000_000
+"""Beyond this a file is damaged; the tables of all published schedules have 1000 rows."""
 SPACINGS = ("leading", "linspace", "trailing")
 
 TERMINAL_ALPHA_BAR = 2.0**-24
@@ -74,8 +76,9 @@ class NoiseSchedule:
         if self.timestep_spacing not in SPACINGS:
             spacing = self.timestep_spacing
             raise UserError(f'The timestep_spacing is "{spacing}"; it must be one of {", ".join(SPACINGS)}.')
-        if self.num_train_timesteps < 2:
-            raise UserError(f"The schedule has {self.num_train_timesteps} timesteps; it needs at least 2.")
+        if not 2 <= self.num_train_timesteps <= MOST_TIMESTEPS:
+            steps = self.num_train_timesteps
+            raise UserError(f"The schedule has {steps} timesteps; it needs at least 2 and at most {MOST_TIMESTEPS}.")
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise UserError(
                 f"The schedule has {len(self.trained_betas)} trained_betas for {self.num_train_timesteps} timesteps."

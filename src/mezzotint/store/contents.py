@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig
 from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.denoise.config import UNetConfig
-from mezzotint.store.evidence import own
+from mezzotint.store.checked import made
+from mezzotint.store.evidence import OWN, own
 from mezzotint.store.keymap import KeyMap, prefixed, sources
 from mezzotint.store.kinds import Kind, Reading
 from mezzotint.store.ldm import bert, clip, ema, unet, vae
@@ -34,6 +35,8 @@ TEXT_KINDS = ("text_encoder", "text_encoder_2")
 """What they are called in the diffusers layout, in the same order."""
 SHORT_VIT_H = 23
 """Blocks of a ViT-H that was written without its last, which nothing reads, as diffusers and kohya write it."""
+DEPTHS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers", "encoder_layers")
+"""What configs call counts of layers, which are no more than the file has tensors."""
 FACTOR = 8
 """How many times a latent is smaller than the picture, where the file has no autoencoder to tell."""
 
@@ -89,7 +92,7 @@ def contents(
     """
     reasons: list[str] = []
 
-    def made(make: Callable[[], Part]) -> list[Part]:
+    def tried(make: Callable[[], Part]) -> list[Part]:
         try:
             return [make()]
         except UserError as error:
@@ -99,11 +102,11 @@ def contents(
     file = _File(shapes, metadata)
     texts: list[Part] = []
     for part, (prefix, names) in zip(TEXT_KINDS, text_layouts(shapes).items(), strict=False):
-        texts += made(partial(file.text, part, prefix, names, kind))
-    autoencoder = made(partial(file.autoencoder, kind, size)) if vae.find(shapes) is not None else []
+        texts += tried(partial(file.text, part, prefix, names, kind))
+    autoencoder = tried(partial(file.autoencoder, kind, size)) if vae.find(shapes) is not None else []
     factor = next((part.config.factor for part in autoencoder if isinstance(part.config, AutoencoderConfig)), FACTOR)
     pooled = next((_projected(part) for part in texts if part.reading is not None and part.reading.pooled), None)
-    network = made(partial(file.unet, pooled, (size[1] // factor, size[0] // factor)))
+    network = tried(partial(file.unet, pooled, (size[1] // factor, size[0] // factor)))
     return (*network, *autoencoder, *texts), tuple(reasons)
 
 
@@ -154,9 +157,12 @@ class _File:
                 raise UserError(f"The tensor {prefix}text_projection is missing: get the file again.")
             if reading.final_norm and config.num_hidden_layers == SHORT_VIT_H:
                 reading = replace(reading, layer=-1)
-        told = self._own("reading", _told_reading)
+        told = self._own("reading", lambda values: Reading(layer=values["layer"], final_norm=values["final_norm"]))
         if told is not None:
-            reading = replace(reading, layer=told[0], final_norm=told[1])
+            blocks = config.encoder_layers if isinstance(config, LDMBertConfig) else config.num_hidden_layers
+            if not -blocks <= told.layer < 0:
+                raise UserError(f"The metadata {OWN}reading has layer {told.layer} of {blocks}: get the file again.")
+            reading = replace(reading, layer=told.layer, final_norm=told.final_norm)
         return Part(
             kind=part, prefix=prefix, names=names, config=config, places=prefixed(places, prefix), reading=reading
         )
@@ -164,14 +170,17 @@ class _File:
     def _own(self, kind: str, make: Callable[[dict[str, Any]], Made]) -> Made | None:
         """The config that our own metadata keeps of a part. Raises UserError where it describes no such part."""
         values = own(self.metadata, kind)
-        try:
-            return None if values is None else make(values)
-        except UserError:
-            raise
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"The metadata of the {kind} holds values of the wrong kind: get the file again."
-            ) from error
+        if values is None:
+            return None
+        for name in DEPTHS:
+            depths = values.get(name)
+            listed = cast("list[Any]", depths) if isinstance(depths, list) else [depths]
+            if any(isinstance(depth, int) and depth > len(self.shapes) for depth in listed):
+                raise UserError(
+                    f"The metadata {OWN}{kind} has {name} = {str(depths)[:40]}, more than there are tensors: get the "
+                    "file again."
+                )
+        return made(make, values, f"The metadata {OWN}{kind}")
 
 
 def averaged(part: Part, shapes: Shapes) -> Part:
@@ -180,11 +189,6 @@ def averaged(part: Part, shapes: Shapes) -> Part:
     if not sources(places) <= shapes.keys():
         raise UserError("The file has no averaged weights (model_ema.) of its U-Net: load its plain weights.")
     return replace(part, places=places)
-
-
-def _told_reading(values: dict[str, Any]) -> tuple[int, bool]:
-    """Which block's tokens are read, and whether they pass the final norm, as our own metadata tells."""
-    return int(values["layer"]), bool(values["final_norm"])
 
 
 def _projected(part: Part) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from mezzotint.store.checked import made
 from mezzotint.store.evidence import OWN, own
 from mezzotint.store.header import read_header
 from mezzotint.types import Request, UserError
@@ -87,13 +88,15 @@ def _made(values: dict[str, Any], where: str) -> Facts:
     if unknown:
         raise UserError(f"{where} has unknown keys: {', '.join(unknown)}.")
     try:
-        if "sizes" in values:
-            values["sizes"] = tuple((int(width), int(height)) for width, height in values["sizes"])
-        return Facts(**values)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise UserError(f"{where}: {error}") from error
-        raise UserError(f"{where} holds values of the wrong kind: get it again.") from error
+        return made(_facts, values, where)
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
+
+
+def _facts(values: dict[str, Any]) -> Facts:
+    sizes = tuple((int(width), int(height)) for width, height in values.get("sizes", ()))
+    told: dict[str, Any] = {**values, "sizes": sizes}
+    return Facts(**told)
 
 
 def write_facts(facts: Facts, folder: Path) -> None:
@@ -116,13 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def described(make: Callable[[dict[str, Any]], Made], path: Path) -> Made:
     """What `make` makes of a JSON file. Raises UserError where the file is damaged or tells of no such thing."""
-    values = read_json(path)
-    try:
-        return make(values)
-    except UserError:
-        raise
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} holds values of the wrong kind: get it again.") from error
+    return made(make, read_json(path), str(path))
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:

@@ -27,7 +27,7 @@ from mezzotint.store.pipelines import Entry, carried_along, layout_of, model_ind
 from mezzotint.store.source import part_sources
 from mezzotint.store.texts import entries, load_text, save_text, texts_for_diffusers
 from mezzotint.store.vae_file import build_vae, read_vae_config
-from mezzotint.store.weights import build
+from mezzotint.store.weights import Unread, build
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.types import UserError
 
@@ -37,12 +37,15 @@ def load_folder(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = torch.float32,
     checksums: Checksums | None = None,
+    *,
+    unread: Unread | None = None,
 ) -> Parts:
     """The parts of the model in a diffusers folder, in evaluation mode.
 
     `dtype` none is as stored. An autoencoder that overflows in float16 (`force_upcast`) is then in 32 bits. Where
-    mezzotint.json has the weights' sums they are checked; `checksums`, begun earlier, saves the time. Raises UserError,
-    naming the file and the tensor, for a folder that is incomplete or damaged, or has a part of another kind.
+    mezzotint.json has the weights' sums they are checked; `checksums`, begun earlier, saves the time. `unread` is as in
+    `build`. Raises UserError, naming the file and the tensor, for a folder that is incomplete or damaged, or has a part
+    of another kind.
     """
     folder = Path(path)
     if not is_model_folder(folder):
@@ -56,7 +59,7 @@ def load_folder(
     unet_config = described(UNetConfig.from_dict, folder / "unet" / "config.json")
     vae_config = read_vae_config(folder / layout.vae)
     texts = [
-        load_text((folder / words, folder / encoder), index[encoder][1], device=device, dtype=dtype)
+        load_text((folder / words, folder / encoder), index[encoder][1], device=device, dtype=dtype, unread=unread)
         for words, encoder in layout.texts
     ]
     tokenizer_2, text_encoder_2 = texts[1] if len(texts) > 1 else (None, None)
@@ -71,8 +74,10 @@ def load_folder(
         layer=-2 if sized else -1,
         final_norm=not sized,
         force_zeros_for_empty_prompt=sized and bool(index.get("force_zeros_for_empty_prompt", True)),
-        unet=build(lambda: UNet(unet_config), part_sources(folder / "unet", dtype), device=device, dtype=dtype),
-        vae=build_vae(vae_config, part_sources(folder / layout.vae, dtype), device=device, dtype=dtype),
+        unet=build(
+            lambda: UNet(unet_config), part_sources(folder / "unet", dtype), device=device, dtype=dtype, unread=unread
+        ),
+        vae=build_vae(vae_config, part_sources(folder / layout.vae, dtype), device=device, dtype=dtype, unread=unread),
         schedule=described(NoiseSchedule.from_dict, folder / "scheduler" / "scheduler_config.json"),
         facts=facts,
         carried={part: carried_in_folder(folder / part, entry) for part, entry in carried_along(index).items()},

@@ -7,6 +7,8 @@ JSON, one entry a tensor; then the tensors' bytes, back to back. `pickle_header`
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -119,8 +121,22 @@ def _safetensors_header(path: Path) -> Header:
 
 def shown(name: str) -> str:
     """A name out of a file as it may stand in a sentence: on one line, printable, and not too long."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in name[:MAX_SHOWN])
-    return plain + "..." if len(name) > MAX_SHOWN else plain
+    return printable(name[:MAX_SHOWN]) + "..." * (len(name) > MAX_SHOWN)
+
+
+def printable(text: str) -> str:
+    """The same with a question mark for every letter that cannot be printed or would end the line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Let every UserError of the block name the file, in one printable line."""
+    try:
+        yield
+    except UserError as error:
+        sentence = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise UserError(printable(sentence)) from error
 
 
 def are_places(numbers: Any) -> bool:

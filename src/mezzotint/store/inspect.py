@@ -14,7 +14,7 @@ from mezzotint.store.contents import Part, unet_prefix
 from mezzotint.store.embeddings import is_png, png_header
 from mezzotint.store.facts import FILE_NAME, read_facts, read_json
 from mezzotint.store.families import recognise
-from mezzotint.store.header import Header, TensorEntry, read_header
+from mezzotint.store.header import Header, TensorEntry, naming, read_header
 from mezzotint.store.inspect_extras import embedding_told, lora_told
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
@@ -51,7 +51,8 @@ def inspect(path: str | Path) -> dict[str, Any]:
         raise UserError(f"The folder {path} holds no model: it has neither model_index.json nor config.json.")
     if not path.exists():
         raise UserError(f"There is no file or folder {path}.")
-    return _single_file(png_header(path) if is_png(path) else read_header(path))
+    with naming(path):
+        return _single_file(png_header(path) if is_png(path) else read_header(path))
 
 
 def _model_folder(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mezzotint.store.facts import write_json
 from mezzotint.store.source import open_source
-from mezzotint.store.weights import build, write_tensors
+from mezzotint.store.weights import build, in_dtype, write_tensors
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -35,10 +35,7 @@ def save_part(
     Raises UserError where the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: (tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)).cpu().contiguous()
-        for name, tensor in module.state_dict().items()
-    }
+    state = {name: tensor.cpu().contiguous() for name, tensor in in_dtype(module.state_dict(), dtype).items()}
     shards = _shards(state, shard)
     names = [f"{stem}.safetensors"]
     if len(shards) > 1:

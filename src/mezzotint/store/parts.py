@@ -56,7 +56,7 @@ class Parts:
         if unet.addition_embed_type is None:
             return texts[0]
         pooled, dim = unet.pooled_dim, unet.addition_time_embed_dim
-        if pooled is None or dim is None:
+        if pooled is None or dim is None or dim < 1:
             raise UserError("The U-Net is told a picture's size: give the width addition_time_embed_dim of a number.")
         numbers = SizeNumbers(
             count=(pooled - projected_width(texts[-1])) // dim,

@@ -22,17 +22,19 @@ from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.carried import carried_in_file, for_file
+from mezzotint.store.checked import made
 from mezzotint.store.contents import TEXT_KINDS, Part, averaged
 from mezzotint.store.evidence import kept, own
 from mezzotint.store.facts import file_facts
 from mezzotint.store.families import Family, recognise
+from mezzotint.store.header import naming
 from mezzotint.store.keymap import KeyMap, given, prefixed
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import LATENT_DIFFUSION, SECOND_TEXT, TWO_TEXTS
 from mezzotint.store.source import Source, open_source
 from mezzotint.store.tokenizers import packed_tokenizers, tokenizer_for
-from mezzotint.store.weights import build, write_tensors
+from mezzotint.store.weights import Unread, build, in_dtype, write_tensors
 from mezzotint.text import Tokenizer, WordPieceTokenizer
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
@@ -51,21 +53,23 @@ def load_file(
     dtype: torch.dtype | None = torch.float32,
     *,
     ema: bool = False,
+    unread: Unread | None = None,
 ) -> Parts:
     """The parts of the model in one file, safetensors or pickled by PyTorch, in evaluation mode.
 
     `dtype` none is as stored. An autoencoder that overflows in float16 (`force_upcast`) is then in 32 bits. `ema` takes
-    the averages of the U-Net's weights in their place. Raises UserError, naming the file and the tensor, for one that
-    holds no whole model, or one that cannot be run here, and where its tokenizer is not on this machine.
+    the averages of the U-Net's weights in their place. `unread` is as in `build`. Raises UserError, naming the file and
+    the tensor, for one that holds no whole model, or one that cannot be run here, and where its tokenizer is not on
+    this machine.
     """
     source = open_source(Path(path))
-    try:
-        return _loaded(source, torch.device(device), dtype, ema=ema)
-    except UserError as error:
-        raise error if str(source.path) in str(error) else UserError(f"{source.path}: {error}") from error
+    with naming(source.path):
+        return _loaded(source, torch.device(device), dtype, ema=ema, unread=unread)
 
 
-def _loaded(source: Source, device: torch.device, dtype: torch.dtype | None, *, ema: bool) -> Parts:
+def _loaded(
+    source: Source, device: torch.device, dtype: torch.dtype | None, *, ema: bool, unread: Unread | None
+) -> Parts:
     family = recognise(
         {name: entry.shape for name, entry in source.entries.items()},
         source.metadata,
@@ -80,7 +84,7 @@ def _loaded(source: Source, device: torch.device, dtype: torch.dtype | None, *, 
     assert reading is not None
 
     def network(part: Part) -> nn.Module:
-        return _network(source, part, device, dtype)
+        return _network(source, part, device, dtype, unread)
 
     pieces = [
         tokenizer_for(
@@ -104,7 +108,7 @@ def _loaded(source: Source, device: torch.device, dtype: torch.dtype | None, *, 
         force_zeros_for_empty_prompt=bool(told.get("zero_empty_negative", family.kind == "sdxl")),
         unet=cast("UNet", network(parts["unet"])),
         vae=cast("Autoencoder", network(parts["vae"])),
-        schedule=NoiseSchedule.from_dict(dict(family.training.schedule)),
+        schedule=made(NoiseSchedule.from_dict, family.training.schedule, "The schedule"),
         carried=carried_in_file(source),
         facts=facts if facts.sizes else replace(facts, sizes=(family.training.size,)),
     )
@@ -134,18 +138,26 @@ def _check(family: Family) -> None:
                 )
 
 
-def _network(source: Source, part: Part, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+def _network(
+    source: Source, part: Part, device: torch.device, dtype: torch.dtype | None, unread: Unread | None
+) -> nn.Module:
     """The network of one part, with its weights."""
     config = part.config
     if isinstance(config, AutoencoderConfig) and config.force_upcast and dtype == torch.float16:
         dtype = torch.float32
     # What is left over was looked at before, for all parts together.
     return build(
-        lambda: _made(config), [source], device=device, dtype=dtype, places=part.places, ignored=lambda _name: True
+        lambda: _network_of(config),
+        [source],
+        device=device,
+        dtype=dtype,
+        places=part.places,
+        ignored=lambda _name: True,
+        unread=unread,
     )
 
 
-def _made(config: UNetConfig | AutoencoderConfig | CLIPTextConfig | LDMBertConfig) -> nn.Module:
+def _network_of(config: UNetConfig | AutoencoderConfig | CLIPTextConfig | LDMBertConfig) -> nn.Module:
     if isinstance(config, UNetConfig):
         return UNet(config)
     if isinstance(config, AutoencoderConfig):
@@ -169,10 +181,7 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
         },
     }
     for kind, network, places in _placed(parts):
-        state = network.state_dict()
-        if dtype is not None:
-            state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        tensors |= given(state, places)
+        tensors |= given(in_dtype(network.state_dict(), dtype), places)
         configs[kind] = network.config.to_dict()
     if parts.layout == TWO_TEXTS and parts.schedule.prediction_type == "v_prediction":
         present = MARKERS if parts.schedule.to_dict().get("rescale_betas_zero_snr") else MARKERS[:1]

@@ -18,7 +18,7 @@ from mezzotint.store.part import save_part
 from mezzotint.store.parts import Parts
 from mezzotint.store.pipelines import CLIP, Entry
 from mezzotint.store.source import part_sources
-from mezzotint.store.weights import build
+from mezzotint.store.weights import Unread, build
 from mezzotint.text import Tokenizer, WordPieceTokenizer
 from mezzotint.types import UserError
 
@@ -26,7 +26,14 @@ Text = tuple[AnyTokenizer, AnyTextModel]
 """A tokenizer and the text encoder that it belongs to."""
 
 
-def load_text(folders: tuple[Path, Path], kind: str, *, device: torch.device, dtype: torch.dtype | None) -> Text:
+def load_text(
+    folders: tuple[Path, Path],
+    kind: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    unread: Unread | None = None,
+) -> Text:
     """What lies in the folders of a tokenizer and of a text encoder of the class `kind`, fixed, in evaluation mode.
 
     A class that is not known here is transformers'. Raises UserError where either is damaged or of another kind, or
@@ -36,14 +43,21 @@ def load_text(folders: tuple[Path, Path], kind: str, *, device: torch.device, dt
     if kind == "LDMBertModel":
         bert = described(LDMBertConfig.from_dict, path / "config.json")
         tokenizer = WordPieceTokenizer.from_folder(words, bert.max_position_embeddings)
-        return tokenizer, build(lambda: LDMBertModel(bert), part_sources(path, dtype), device=device, dtype=dtype)
+        return tokenizer, build(
+            lambda: LDMBertModel(bert), part_sources(path, dtype), device=device, dtype=dtype, unread=unread
+        )
     if kind not in CLIP:
         pieces = load_tokenizer(words)
         return pieces, load_encoder(path, pieces.pad_id).to(device=device, dtype=dtype)
     clip = described(CLIPTextConfig.from_dict, path / "config.json")
     clip = replace(clip, with_projection=kind == "CLIPTextModelWithProjection")
     return Tokenizer.from_folder(words), build(
-        lambda: CLIPTextModel(clip), part_sources(path, dtype), device=device, dtype=dtype, rename=text_encoder_name
+        lambda: CLIPTextModel(clip),
+        part_sources(path, dtype),
+        device=device,
+        dtype=dtype,
+        rename=text_encoder_name,
+        unread=unread,
     )
 
 

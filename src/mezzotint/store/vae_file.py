@@ -26,7 +26,7 @@ from mezzotint.store.ldm.names import under
 from mezzotint.store.source import Source, open_source, part_sources
 from mezzotint.store.taesd import config as tiny_config
 from mezzotint.store.taesd import find as find_tiny
-from mezzotint.store.weights import build, nothing
+from mezzotint.store.weights import Unread, build, nothing
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import AnyAutoencoder
@@ -99,6 +99,7 @@ def build_vae(
     device: torch.device,
     dtype: torch.dtype | None,
     is_other: Callable[[str], bool] = nothing,
+    unread: Unread | None = None,
 ) -> AnyAutoencoder:
     """The autoencoder of a config with the weights of the files, in whichever layout they are.
 
@@ -114,7 +115,7 @@ def build_vae(
             ours = name if halves is None else halves.ours(name)
             return None if ours == name and is_other(name) else ours
 
-        return build(lambda: TinyAutoencoder(config), sources, device=device, dtype=dtype, rename=rename)
+        return build(lambda: TinyAutoencoder(config), sources, device=device, dtype=dtype, rename=rename, unread=unread)
     prefix, names = vae.find(shapes) or ("", vae.DIFFUSERS)
     return build(
         lambda: Autoencoder(config),
@@ -123,6 +124,7 @@ def build_vae(
         dtype=dtype,
         places=vae.readable(config, shapes, prefix, names),
         ignored=lambda name: is_other(name) or is_other(name.removeprefix(prefix)),
+        unread=unread,
     )
 
 

@@ -3,11 +3,14 @@
 A weight goes to its final dtype and device once. On a CPU, one that is stored in the dtype asked for stays a view of
 the mapped file; any other is converted tensor by tensor, and the file's pages are let go as soon as they have been
 read, so what is resident while a model loads is about the model itself.
+
+To find a number that is not finite all have to be read. A caller that has the time later takes an `Unread` along.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +46,26 @@ class Unfilled(TorchFunctionMode):
         return func(*args, **named)
 
 
+class Unread:
+    """Weights that lie in a mapped file as they are wanted, and of which no number has been looked at."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._checks: list[Callable[[], None]] = []
+
+    def add(self, check: Callable[[], None], size: int) -> None:
+        """Leave weights of so many bytes to be looked at later, by `check`."""
+        self._checks.append(check)
+        self.bytes += size
+
+    def settle(self) -> None:
+        """Look at what is left. Raises UserError naming a tensor that is not finite."""
+        while self._checks:
+            self._checks[-1]()
+            self._checks.pop()
+        self.bytes = 0
+
+
 def as_named(name: str) -> str | None:
     """The name itself: the field's own names need no map."""
     return name
@@ -62,17 +85,22 @@ def build(
     rename: Rename = as_named,
     places: KeyMap | None = None,
     ignored: Callable[[str], bool] = nothing,
+    unread: Unread | None = None,
 ) -> Module:
     """The module that `make` makes, in evaluation mode, with the weights of the files.
 
     It is made on the meta device and the tensors that are read become its parameters, so no weight is initialised in
     vain. `dtype` none keeps each tensor as it is stored. Where the files have another layout, `places` tells where each
     tensor of the module lies, and `ignored` which names in the files are not this module's; else `rename` tells our
-    name for each of theirs. Raises UserError naming the file and a tensor that is missing, unused, of another shape,
-    not finite, or cannot be read.
+    name for each of theirs. What stays in the mapped file is left to `unread`, if that is given, to be looked through.
+    Raises UserError naming the file and a tensor that is missing, unused, of another shape, not finite, or cannot be
+    read.
     """
-    with torch.device("meta"), Unfilled():
-        module = make()
+    try:
+        with torch.device("meta"), Unfilled():
+            module = make()
+    except (RuntimeError, ArithmeticError, MemoryError) as error:
+        raise UserError("The config tells of sizes of which no network can be made: get it again.") from error
     sources = list(sources)
     found: dict[str, Source] = {}
     for source in sources:
@@ -85,7 +113,7 @@ def build(
         ignored = lambda name: rename(name) is None  # noqa: E731 - in the place of the argument
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     _check(sources, found, wanted, places, ignored)
-    state = _filled(sources, {name: places[name] for name in wanted}, device, dtype)
+    state = _filled(sources, {name: places[name] for name in wanted}, device, dtype, unread)
     module.load_state_dict(state, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
@@ -140,7 +168,7 @@ def _check(
 
 
 def _filled(
-    sources: list[Source], places: KeyMap, device: torch.device, dtype: torch.dtype | None
+    sources: list[Source], places: KeyMap, device: torch.device, dtype: torch.dtype | None, unread: Unread | None
 ) -> dict[str, Tensor]:
     """The tensors of a module by name, read in the order they lie in. Raises UserError where one is not finite."""
     users: dict[str, list[tuple[str, Piece]]] = {}
@@ -149,25 +177,43 @@ def _filled(
     state: dict[str, Tensor] = {}
     for source in sources:
         sums: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
         for name, _ in sorted(source.entries.items(), key=lambda item: item[1].begin):
             if name not in users:
                 continue
             foreign = source.view(name)
-            copied = True
+            copied, looked_at = True, False
             for ours, piece in users[name]:
                 tensor = taken(piece, foreign)
                 final = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
                 # A part of a tensor, or one that is used twice, would hold on to the whole.
                 if len(users[name]) == 1 and _stays(tensor, foreign, device, final):
                     state[ours], copied = tensor, False
-                else:
+                    if unread is not None and final.is_floating_point:
+                        kept[ours] = tensor
+                        continue
+                if not looked_at:
+                    source.read_ahead(name)
+                    looked_at = True
+                if copied:
                     state[ours] = torch.empty(tensor.shape, dtype=final, device=device).copy_(tensor)
                 if final.is_floating_point:
                     sums[ours] = _sum(state[ours])
             if copied:
                 source.release(name)
         _check_finite(source, places, state, sums)
+        if unread is not None and kept:
+            unread.add(partial(_look_through, source, places, kept), sum(tensor.nbytes for tensor in kept.values()))
     return state
+
+
+def _look_through(source: Source, places: KeyMap, kept: Mapping[str, Tensor]) -> None:
+    """Raise UserError naming one of these tensors, views of the file, that is not finite."""
+    sums: dict[str, Tensor] = {}
+    for ours, tensor in kept.items():
+        source.read_ahead(places[ours].source)
+        sums[ours] = _sum(tensor)
+    _check_finite(source, places, kept, sums)
 
 
 def _stays(tensor: Tensor, foreign: Tensor, device: torch.device, dtype: torch.dtype) -> bool:
@@ -203,11 +249,27 @@ def _twice(source: Source, name: str) -> UserError:
     return UserError(f"{source.path} has the tensor {shown(name)} a second time: keep one file of them.")
 
 
+def in_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors, those of floating point in `dtype` if it is given. Raises UserError naming one that has no room."""
+    final = {
+        name: tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in final.items():
+        if tensor is not tensors[name] and not _is_finite(_sum(tensor)) and not _is_finite(tensor):
+            told = str(dtype).removeprefix("torch.")
+            raise UserError(f"The weights have numbers in {name} too large for {told}: take bfloat16, or float32.")
+    return final
+
+
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors and text to a safetensors file, by write-and-rename. Raises UserError where it cannot."""
     with file_beside(path) as temporary:
         try:
             # transformers refuses a file that does not say "pt".
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(dict(tensors), temporary, metadata={"format": "pt", **(metadata or {})})
+            temporary.chmod(mode)  # Else it may be for its owner's eyes alone.
         except SafetensorError as error:
             raise UserError(f"{path} cannot be written: {error}.") from error

@@ -144,6 +144,12 @@ def test_large_numbers_are_told_only_where_they_are_too_large(tmp_path: Path):
         build(Small, [source], device=CPU, dtype=torch.float16, places=PLACES)
 
 
+def test_whole_numbers_are_no_weights(tmp_path: Path):
+    source = written(foreign() | {"norm": torch.ones(4, dtype=torch.int32)}, tmp_path / "x")
+    with pytest.raises(UserError, match="x has norm of dtype int32, which no weights are"):
+        build(Small, [source], device=CPU, places=PLACES)
+
+
 PEAK = """
 import sys
 from pathlib import Path

@@ -8,9 +8,7 @@ changes their own copy of a page and never the file.
 from __future__ import annotations
 
 import mmap
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -20,11 +18,6 @@ from torch import Tensor
 from mezzotint.store.header import Header, TensorEntry, read_header
 from mezzotint.store.layout import weight_files
 from mezzotint.types import UserError
-
-POPULATE_READ = 22
-"""What Linux calls MADV_POPULATE_READ, which Python has no name for."""
-AT_ONCE = 2**16
-"""Bytes of a tensor from which on a call of the system is worth it."""
 
 
 class Source:
@@ -60,14 +53,6 @@ class Source:
         data = torch.frombuffer(self._mapped, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin)
         numbers = data.view(dtype)
         return numbers.view(entry.shape) if entry.strides is None else numbers.as_strided(entry.shape, entry.strides)
-
-    def read_ahead(self, name: str) -> None:
-        """Map all pages of a tensor at once, which is quicker than one by one as its numbers are read."""
-        entry = self.entries[name]
-        begin = entry.begin // mmap.PAGESIZE * mmap.PAGESIZE
-        if entry.end - begin > AT_ONCE and sys.platform == "linux":
-            with suppress(OSError):  # Linux before 5.14 has none.
-                self._mapped.madvise(POPULATE_READ, begin, entry.end - begin)
 
     def release(self, name: str) -> None:
         """Give the memory of a tensor's pages back, once it has been copied; the file has them still.

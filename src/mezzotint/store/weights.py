@@ -111,7 +111,7 @@ def build(
     if places is None:
         places = _renamed(found, rename)
         ignored = lambda name: rename(name) is None  # noqa: E731 - in the place of the argument
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    wanted = module.state_dict()
     _check(sources, found, wanted, places, ignored)
     state = _filled(sources, {name: places[name] for name in wanted}, device, dtype, unread)
     module.load_state_dict(state, strict=True, assign=True)
@@ -133,7 +133,7 @@ def _renamed(found: Mapping[str, Source], rename: Rename) -> KeyMap:
 def _check(
     sources: list[Source],
     found: Mapping[str, Source],
-    wanted: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, Tensor],
     places: KeyMap,
     ignored: Callable[[str], bool],
 ) -> None:
@@ -145,13 +145,18 @@ def _check(
                 f"{source.path} has the tensor {shown(name)}, which the model has not: it belongs to another model."
             )
     missing: list[str] = []
-    for ours, shape in wanted.items():
+    for ours, tensor in wanted.items():
+        shape = tuple(tensor.shape)
         piece = places.get(ours)
         if piece is None or piece.source not in found:
             missing.append(ours if piece is None else piece.source)
             continue
         source = found[piece.source]
-        foreign = source.entries[piece.source].shape
+        foreign, dtype = source.entries[piece.source].shape, source.entries[piece.source].dtype
+        if tensor.is_floating_point() and "float" not in dtype:
+            raise UserError(
+                f"{source.path} has {shown(piece.source)} of dtype {dtype}, which no weights are: get it again."
+            )
         try:
             fits = shape_of(piece, foreign) == shape
         except UserError as error:
@@ -182,7 +187,7 @@ def _filled(
             if name not in users:
                 continue
             foreign = source.view(name)
-            copied, looked_at = True, False
+            copied = True
             for ours, piece in users[name]:
                 tensor = taken(piece, foreign)
                 final = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
@@ -192,10 +197,7 @@ def _filled(
                     if unread is not None and final.is_floating_point:
                         kept[ours] = tensor
                         continue
-                if not looked_at:
-                    source.read_ahead(name)
-                    looked_at = True
-                if copied:
+                else:
                     state[ours] = torch.empty(tensor.shape, dtype=final, device=device).copy_(tensor)
                 if final.is_floating_point:
                     sums[ours] = _sum(state[ours])
@@ -209,11 +211,7 @@ def _filled(
 
 def _look_through(source: Source, places: KeyMap, kept: Mapping[str, Tensor]) -> None:
     """Raise UserError naming one of these tensors, views of the file, that is not finite."""
-    sums: dict[str, Tensor] = {}
-    for ours, tensor in kept.items():
-        source.read_ahead(places[ours].source)
-        sums[ours] = _sum(tensor)
-    _check_finite(source, places, kept, sums)
+    _check_finite(source, places, kept, {ours: _sum(tensor) for ours, tensor in kept.items()})
 
 
 def _stays(tensor: Tensor, foreign: Tensor, device: torch.device, dtype: torch.dtype) -> bool:

@@ -5,7 +5,8 @@
 It makes the model once, of random weights, with our own save functions: a diffusers folder in 32 bits and one in 16,
 one file in 32 bits and one in 16, and that as a .ckpt; 15 GB, deleted at the end. Every measurement is a process of its
 own, after the files were read, so that they stand in the page cache; the two programs take turns, so that whatever
-else the machine does falls on both. What is told:
+else the machine does falls on both; the first round is not counted, for memory that the machine gives out for the first
+time is slow. What is told:
 
 load    seconds of `mezzotint.load(path, "cpu", dtype)`, or of `StableDiffusionPipeline.from_pretrained(path,
         torch_dtype=dtype)`, in a process that has loaded the small shipped model before: without imports
@@ -167,9 +168,11 @@ def measured(place: Path, case: Case, rounds: int, small: str) -> dict[str, Any]
     runs: dict[str, dict[str, list[Any]]] = {
         program: {"load": [], "cpu": [], "cold": [], "peak": []} for program in programs
     }
-    for _ in range(rounds):
+    for number in range(rounds + 1):
         for program in programs:
             seconds, worked, peak, size = probe(program, path, case.dtype, small)
+            if number == 0:
+                continue
             runs[program]["load"].append(seconds)
             runs[program]["cpu"].append(worked)
             runs[program]["peak"].append(peak / size)

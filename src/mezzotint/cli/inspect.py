@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.cli.flags import parse
+from mezzotint.store.evidence import OWN
 from mezzotint.store.inspect import inspect
 from mezzotint.types import UserError
 
@@ -71,9 +72,10 @@ def lines(told: dict[str, Any], indent: str = "", *, own_names: bool = False) ->
 
 
 def first(values: dict[str, Any]) -> dict[str, Any]:
-    """The first entries of many, and how many more there are."""
-    left = len(values) - SHOWN
-    return dict(list(values.items())[:SHOWN]) | ({"and": f"{left:,} more (--json has all)"} if left > 0 else {})
+    """The first of many entries by name, and how many more there are; our own say nothing that is not told already."""
+    names = sorted(name for name in values if not name.startswith(OWN))[:SHOWN]
+    left = len(values) - len(names)
+    return {name: values[name] for name in names} | ({"and": f"{left:,} more (--json has all)"} if left > 0 else {})
 
 
 def listed(values: list[Any]) -> str:

@@ -324,7 +324,7 @@ class Pipeline:
         beside = self.denoiser.unet.config.spatial_channels
         if beside > 0:
             what = SPATIAL.get(beside, f"{beside} channels of something else")
-            raise UserError(f"This model draws from words and {what}, which is missing: choose one that needs no more.")
+            raise UserError(f"This model draws from words and {what}, which cannot be given yet: choose another.")
         width, height = self.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
         width = width if request.width is None else request.width
         height = height if request.height is None else request.height

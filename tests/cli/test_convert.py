@@ -79,7 +79,10 @@ def test_averages_in_the_place_of_weights(tiny_folder: Path, tmp_path: Path):
         metadata = file.metadata()
     save_file(weights | averages, one, metadata)
     for flags, plus in ([], 0), (["--ema"], 1):
-        assert main(["convert", str(one), str(tmp_path / "two.safetensors"), "--to", "single-file", *flags]) == 0
+        assert (
+            main(["convert", str(one), str(tmp_path / "two.safetensors"), "--to", "single-file", "--overwrite", *flags])
+            == 0
+        )
         found = read_tensors(tmp_path / "two.safetensors")
         assert all(torch.equal(found[name], weights[name] + plus) for name in found if name.startswith(prefix))
 
@@ -92,18 +95,23 @@ def test_averages_in_the_place_of_weights(tiny_folder: Path, tmp_path: Path):
         ("notes.txt", "diffusers", "is a file"),
         ("full", "diffusers", "holds something else than a model"),
         ("model", "diffusers", "is the model itself"),
+        ("other", "diffusers", "other is there already"),
+        ("other.safetensors", "single-file", "other.safetensors is there already"),
     ],
 )
 def test_what_would_be_lost_is_told_before(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, to: str, said: str
 ):
     shutil.copytree(tiny_folder, tmp_path / "model")
+    shutil.copytree(tiny_folder, tmp_path / "other")
+    (tmp_path / "other.safetensors").write_text("keep")
     (tmp_path / "notes.txt").write_text("keep")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("keep")
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / target), "--to", to]) == 2
     assert said in capsys.readouterr().err
-    assert (tmp_path / "notes.txt").read_text() == (tmp_path / "full" / "notes.txt").read_text() == "keep"
+    for kept in ("notes.txt", "full/notes.txt", "other.safetensors"):
+        assert (tmp_path / kept).read_text() == "keep"
     assert (tmp_path / "model" / "model_index.json").is_file()
 
 

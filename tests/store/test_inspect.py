@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from mezzotint.store.inspect import inspect
 from mezzotint.types import UserError
@@ -274,3 +277,23 @@ def test_what_is_no_model(tmp_path: Path, make: Any):
     make(path)
     with pytest.raises(UserError, match="x"):
         inspect(path)
+
+
+def test_what_a_folder_lacks_and_has_too_much(tiny_folder: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    whole = inspect(folder)
+    assert (whole["missing_keys"], whole["unused_keys"], whole["unknown_keys"]) == ([], [], [])
+    assert (whole["family"], whole["size"]) == ("Stable Diffusion 1.x", [16, 16])
+    for part, file in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        path = folder / part / f"{file}.safetensors"
+        tensors = load_file(path)
+        first = min(tensors)
+        save_file({name: tensor for name, tensor in tensors.items() if name != first} | {"more": torch.zeros(1)}, path)
+        told = inspect(folder)
+        assert f"{part}: {first}" in told["missing_keys"]
+        assert f"{part}: more" in told["unknown_keys"]

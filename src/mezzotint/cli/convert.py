@@ -30,7 +30,7 @@ class Options:
     source: str
     """A diffusers folder, a checkpoint file, a shipped model's name, or OWNER/NAME on the hub; or a LoRA file."""
     target: Path
-    """The folder or file to write. An older model there is replaced when the new one is whole."""
+    """The folder or file to write."""
     to: Literal["diffusers", "single-file", "kohya", "peft"]
     """diffusers: a folder that diffusers loads; single-file: one .safetensors file, as other programs load it;
     kohya, peft: a LoRA as kohya's scripts or as peft write it, a .safetensors file."""
@@ -38,6 +38,8 @@ class Options:
     """Cast a model's weights; 16 bits halve the file."""
     ema: bool = False
     """Take the averages of a file's U-Net (model_ema.) in place of its plain weights."""
+    overwrite: bool = False
+    """Replace the model that is at the target, when the new one is whole."""
     json: bool = False
     """Print one JSON object: target, layout, bytes."""
 
@@ -90,9 +92,17 @@ def check(path: Path, target: Path, options: Options) -> None:
         if target.suffix != ".safetensors":
             raise UserError(f"{target} does not end in .safetensors, as what is written does: give such a name.")
         check_writable(target)
+        check_free(target, options)
         return
     if target.is_file():
         raise UserError(f"{target} is a file: give the name of a folder.")
     if target.is_dir() and any(target.iterdir()) and not is_model_folder(target):
         raise UserError(f"The folder {target} holds something else than a model: give a new one.")
     check_writable(target / "model_index.json" if target.is_dir() else target)
+    check_free(target, options)
+
+
+def check_free(target: Path, options: Options) -> None:
+    """Raise UserError where there is something that is not to be overwritten."""
+    if target.exists() and not options.overwrite and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target} is there already: choose another name, or --overwrite it.")

@@ -26,6 +26,8 @@ LORA_FILES = (
     "pytorch_lora_weights.bin",
 )
 """What peft and diffusers call a LoRA's file in its folder."""
+UNREAD = {".oft_": "OFT", ".boft_": "BOFT", ".a1.": "GLoRA", ".on_input": "IA3"}
+"""Kinds of LoRA that are not read, by what the names of their tensors hold."""
 PEFT_STEM = "adapter_model"
 """The name of the file whose alpha stands in adapter_config.json beside it."""
 Names = Iterable[str | Path]
@@ -163,11 +165,14 @@ def lora_header(file: str, text_width: int | None = None) -> Header:
     """
     header = read_header(lora_files(file)[0])
     if not is_lora(header.tensors):
-        raise UserError(f"{header.path} is no LoRA: its tensors are {_first(header.tensors)}.")
+        unread = next((kin for mark, kin in UNREAD.items() if any(mark in name for name in header.tensors)), None)
+        what = "is no LoRA" if unread is None else f"is a change by {unread}, which cannot be read here"
+        raise UserError(f"{header.path} {what}: its tensors are {_first(header.tensors)}.")
     told = lora_facts(header.tensors, header.metadata)
     width = told["text_width"]
     if text_width is not None and width is not None and width != text_width:
-        key = next(name for name in header.tensors if any(layer in name for layer in READS_TEXT))
+        names = (name for name in header.tensors if not name.endswith(".alpha"))
+        key = next(name for name in names if any(layer in name for layer in READS_TEXT))
         raise UserError(
             f"{header.path} is a LoRA for {Glance(text=width).name}: {shown(key)} is for text {width} wide, and this "
             f"model reads text {text_width} wide; take the model it was made for."

@@ -12,13 +12,14 @@ from typing import Any
 
 from mezzotint.store.contents import Part, unet_prefix
 from mezzotint.store.embeddings import is_png, png_header
-from mezzotint.store.facts import FILE_NAME, read_facts, read_json
+from mezzotint.store.facts import read_json
 from mezzotint.store.families import recognise
 from mezzotint.store.header import Header, TensorEntry, naming, read_header
 from mezzotint.store.inspect_extras import embedding_told, lora_told
+from mezzotint.store.inspect_folder import folder_told
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
-from mezzotint.store.layout import STEMS, is_model_folder, weight_headers
+from mezzotint.store.layout import is_model_folder, weight_headers
 from mezzotint.store.ldm import vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.lora.facts import is_lora
@@ -44,7 +45,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path).expanduser()
     if is_model_folder(path):
-        return _model_folder(path)
+        return folder_told(path)
     if path.is_dir():
         if (path / "config.json").is_file():
             return _part_folder(path)
@@ -53,39 +54,6 @@ def inspect(path: str | Path) -> dict[str, Any]:
         raise UserError(f"There is no file or folder {path}.")
     with naming(path):
         return _single_file(png_header(path) if is_png(path) else read_header(path))
-
-
-def _model_folder(folder: Path) -> dict[str, Any]:
-    index = read_json(folder / "model_index.json")
-    parts: dict[str, Any] = {}
-    for name, entry in index.items():
-        if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None:
-            weighed = name in STEMS and (folder / name).is_dir()
-            parts[name] = {"class": entry[1]} | (_weights(weight_headers(folder / name)) if weighed else {})
-    unet = read_json(folder / "unet" / "config.json") if (folder / "unet" / "config.json").is_file() else {}
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    prediction = read_json(scheduler).get("prediction_type", "epsilon") if scheduler.is_file() else None
-    told: dict[str, Any] = {
-        "path": str(folder),
-        "layout": "diffusers folder",
-        "class": index.get("_class_name"),
-        "family": Glance(
-            text=unet.get("cross_attention_dim"), channels=unet.get("in_channels"), pooled=_added_width(unet)
-        ).name,
-        "parts": parts,
-        "parameters": sum(part.get("parameters", 0) for part in parts.values()),
-    }
-    if prediction is not None:
-        told |= {"prediction_type": prediction, "prediction_evidence": "scheduler/scheduler_config.json"}
-    if (folder / FILE_NAME).is_file():
-        facts = read_facts(folder)
-        told |= {"name": facts.name, "sizes": [list(size) for size in facts.sizes], "defaults": facts.defaults}
-    return told
-
-
-def _added_width(unet: dict[str, Any]) -> int | None:
-    width = unet.get("projection_class_embeddings_input_dim")
-    return width if isinstance(width, int) else None
 
 
 def _part_folder(folder: Path) -> dict[str, Any]:

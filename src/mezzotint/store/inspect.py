@@ -6,7 +6,6 @@ A single file is told by its keys and shapes, never by its name: a whole model b
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from mezzotint.store.facts import read_json
 from mezzotint.store.families import recognise
 from mezzotint.store.header import Header, TensorEntry, naming, read_header
 from mezzotint.store.inspect_extras import embedding_told, lora_told
-from mezzotint.store.inspect_folder import folder_told
+from mezzotint.store.inspect_folder import folder_told, weights_told
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
 from mezzotint.store.layout import is_model_folder, weight_headers
@@ -61,14 +60,7 @@ def _part_folder(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     kind = config.get("_class_name") or ", ".join(config.get("architectures") or []) or None
     headers = weight_headers(folder)
-    return {"path": str(folder), "layout": "part of a diffusers folder", "class": kind, **_weights(headers)}
-
-
-def _weights(headers: Iterable[Header]) -> dict[str, Any]:
-    headers = list(headers)
-    dtypes = list(dict.fromkeys(dtype for header in headers for dtype in header.dtypes))
-    parameters = sum(header.parameters for header in headers)
-    return {"dtype": ", ".join(dtypes), "parameters": parameters, "files": [header.path.name for header in headers]}
+    return {"path": str(folder), "layout": "part of a diffusers folder", "class": kind, **weights_told(headers)}
 
 
 def _single_file(header: Header) -> dict[str, Any]:

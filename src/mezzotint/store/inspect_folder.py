@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from mezzotint.conditioning.clip_config import CLIPTextConfig
 from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.store.facts import FILE_NAME, described, read_facts, read_json
+from mezzotint.store.header import Header
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import KINDS, Glance, kind_of
 from mezzotint.store.layout import STEMS, weight_headers
@@ -36,11 +37,7 @@ def folder_told(folder: Path) -> dict[str, Any]:
     missing: list[str] = []
     unused: list[str] = []
     for name, files in headers.items():
-        parts[name] |= {
-            "dtype": ", ".join(dict.fromkeys(dtype for header in files for dtype in header.dtypes)),
-            "parameters": sum(header.parameters for header in files),
-            "files": [header.path.name for header in files],
-        }
+        parts[name] |= weights_told(files)
         shapes = {tensor: entry.shape for header in files for tensor, entry in header.tensors.items()}
         wanted = _wanted(folder / name, classes[name], shapes)
         if wanted is not None:
@@ -58,6 +55,14 @@ def folder_told(folder: Path) -> dict[str, Any]:
         "unknown_keys": [name for name in unused if not name.endswith(POSITIONS)],
         "missing_keys": missing,
     }
+
+
+def weights_told(headers: Iterable[Header]) -> dict[str, Any]:
+    """The precisions of a part's weights, its parameters, and the files that they are in."""
+    headers = list(headers)
+    dtypes = list(dict.fromkeys(dtype for header in headers for dtype in header.dtypes))
+    parameters = sum(header.parameters for header in headers)
+    return {"dtype": ", ".join(dtypes), "parameters": parameters, "files": [header.path.name for header in headers]}
 
 
 def _wanted(folder: Path, kind: str, shapes: Shapes) -> Set[str] | None:

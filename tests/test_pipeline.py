@@ -180,7 +180,7 @@ def test_the_text_of_a_prompt_is_encoded_once(pipe):
         ({"sampler": "plms"}, "euler, heun"),
         ({"steps": 0}, "from 1 to 1000"),
         ({"steps": 1001}, "from 1 to 1000"),
-        ({"width": 7}, "multiple of 8"),
+        ({"width": 7}, "from 8 to 4096"),
         ({"guidance": -1.0}, "from 0 to 100"),
         ({"seed": -1}, "seed"),
         ({"seed": [1, 2]}, "2 seeds for 1 pictures"),

@@ -18,10 +18,15 @@ KINDS: dict[str, Any] = {
     "str": str,
     "int": int,
     "float": (int, float),
+    "bool": bool,
     "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
     "tuple[str, ...]": tuple,
 }
 """What the fields of a request may be."""
+
+UPSCALES = ("auto", "none", "two-pass", "tiles", "dilated")
+WEIGHTINGS = ("a1111", "compel", "none")
 
 
 class UserError(ValueError):
@@ -93,12 +98,28 @@ class Request:
     """Evaluations of the schedule, 1 to 1000."""
     guidance: float = 5.0
     """Scale of classifier-free guidance; 1 is off, 0 ignores the prompt."""
+    guide: tuple[str, ...] = ()
+    """What else steers, as NAME or NAME:VALUE, from the inside out (see `mezzotint guides`); may be given several
+    times."""
+    classify: tuple[str, ...] = ()
+    """What the model's classifier shall see, as WORDS:SCALE such as "red sphere:3.0"; may be given several times."""
     sampler: str = "dpmpp-2m"
     """The walk from noise to latent, by name."""
+    schedule: str = ""
+    """Where the walk's steps are and what noise the model is taken to know, as names joined by + (see `mezzotint
+    samplers`); by default what the model was trained for."""
+    eta: float | None = None
+    """How much fresh noise the walk adds, 0 none and 1 as its paper has it; by default the sampler's own."""
     width: int | None = None
-    """Pixels, a multiple of 8; none means the size the model was trained at."""
+    """Pixels; none means the size the model was trained at."""
     height: int | None = None
-    """Pixels, a multiple of 8; none means the size the model was trained at."""
+    """Pixels; none means the size the model was trained at."""
+    upscale: str = "auto"
+    """How to keep one scene beyond the size the model was trained at: auto, none, two-pass, tiles or dilated."""
+    weighting: str = "a1111"
+    """How a prompt's (word:1.3) weighs: a1111, compel, or none, which reads brackets as they stand."""
+    exact: bool = False
+    """Compute in batches of one shape, so that company changes not a bit of the picture."""
     model: str = "still-life"
     """A shipped model's name, a diffusers folder, one file (.safetensors, .ckpt), or OWNER/NAME on the hub."""
     vae: str = ""
@@ -120,10 +141,10 @@ class Request:
             if kind is tuple and isinstance(value, list):  # as in JSON
                 value = tuple(cast("list[Any]", value))
                 object.__setattr__(self, entry.name, value)
-            if isinstance(value, bool) or not isinstance(value, kind):
+            if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
                 raise UserError(f"The {entry.name} is {value!r}; it must be of the type {entry.type}.")
             if kind is tuple and not all(isinstance(item, str) and item.strip() != "" for item in value):
-                raise UserError(f"The {entry.name} are {list(value)}; every one must be the name of a file.")
+                raise UserError(f"The {entry.name} are {list(value)}; every one must be a text.")
         for name in ("prompt", "negative"):
             if len(getattr(self, name)) > self.MAX_PROMPT:
                 length = len(getattr(self, name))
@@ -134,10 +155,15 @@ class Request:
             raise UserError(f"The number of steps is {self.steps}; it must be from 1 to 1000.")
         if not 0.0 <= self.guidance <= 100.0:
             raise UserError(f"The guidance is {self.guidance}; it must be from 0 to 100.")
+        if self.eta is not None and not 0.0 <= self.eta <= 10.0:
+            raise UserError(f"The eta is {self.eta}; it must be from 0 to 10.")
+        for name, choices in {"upscale": UPSCALES, "weighting": WEIGHTINGS}.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f'The {name} is "{getattr(self, name)}"; it must be one of {", ".join(choices)}.')
         for name in ("width", "height"):
             side = getattr(self, name)
-            if side is not None and (side % 8 != 0 or not 8 <= side <= self.MAX_SIDE):
-                raise UserError(f"The {name} is {side}; it must be a multiple of 8 from 8 to {self.MAX_SIDE} pixels.")
+            if side is not None and not 8 <= side <= self.MAX_SIDE:
+                raise UserError(f"The {name} is {side}; it must be from 8 to {self.MAX_SIDE} pixels.")
         for lora in self.loras:
             Lora.parse(lora)
 
@@ -169,6 +195,10 @@ class Words:
     """Width and height of the picture in pixels."""
     negative: bool = False
     """Whether it is what to steer away from."""
+    weighting: str = "a1111"
+    """How brackets in the text weigh: one of WEIGHTINGS."""
+    chunks: int | None = None
+    """How many times the text encoder's length the tokens are to be, filled up; none means as many as it needs."""
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ def test_a_file_of_stable_diffusion_is_read_with_its_classes_defaults():
         ({"timestep_spacing": "karras"}, "karras"),
         ({"prediction_type": "noise"}, "noise"),
         ({"beta_end": 1.5}, "between 0 and 1"),
+        ({"beta_end": -1}, "between 0 and 1"),
         ({"trained_betas": [0.1]}, "1 trained_betas"),
         ({"num_train_timesteps": 1}, "at least 2"),
         ({"prediction_type": "epsilon"}, "rescale_betas_zero_snr"),

@@ -21,9 +21,15 @@ Options = TypeVar("Options")
 
 SHORT = {"out": "-o", "n": "-n"}
 """The fields that have a short flag too, in every verb."""
-ONE_EACH = {"loras": "lora", "embeddings": "embedding"}
+ONE_EACH = {"loras": "lora", "embeddings": "embedding", "guide": "guide", "classify": "classify"}
 """The fields of several values whose flag is typed once for each of them, and that flag's name."""
-METAVARS = {"vae": "FILE", "loras": "FILE:WEIGHT", "embeddings": "FILE"}
+METAVARS = {
+    "vae": "FILE",
+    "loras": "FILE:WEIGHT",
+    "embeddings": "FILE",
+    "guide": "NAME:VALUE",
+    "classify": "WORDS:SCALE",
+}
 """What help calls the value of a field, where it does not go by its type."""
 
 

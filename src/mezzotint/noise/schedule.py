@@ -88,7 +88,7 @@ class NoiseSchedule:
                 "A network that predicts epsilon says nothing of the picture at a last timestep of pure noise: "
                 "turn rescale_betas_zero_snr off first, or let it predict v_prediction."
             )
-        if not bool(((self.betas > 0) & (self.betas < 1)).all()):
+        if min(self.beta_start, self.beta_end) < 0 or not bool(((self.betas > 0) & (self.betas < 1)).all()):
             raise UserError("The schedule's betas must be between 0 and 1: mend beta_start, beta_end or trained_betas.")
 
     @classmethod

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mezzotint.sampling.samplers import Query
+
 
 class Guidance(Protocol):
     """Anything that steers; one guidance may hold another and change what it asks or answers."""
@@ -22,8 +24,8 @@ class Guidance(Protocol):
         """The names of the rows to evaluate at sigma, at least one."""
         ...
 
-    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
-        """One estimate [1 C h w] from those of exactly the rows that were asked for, [1 C h w] each."""
+    def combine(self, estimates: Mapping[str, Tensor], query: Query) -> Tensor:
+        """One estimate [1 C h w] of query.x from those of exactly the rows that were asked for, [1 C h w] each."""
         ...
 
 
@@ -45,7 +47,7 @@ class ClassifierFree:
             return ("uncond",)
         return ("uncond", "cond")
 
-    def combine(self, estimates: Mapping[str, Tensor], sigma: float) -> Tensor:
+    def combine(self, estimates: Mapping[str, Tensor], query: Query) -> Tensor:
         """Away from uncond through cond."""
         if len(estimates) == 1:
             return next(iter(estimates.values()))

@@ -160,7 +160,7 @@ class Loop:
         """Every row that is asked for, together with those of its shape, `max_rows` at a time."""
         groups: dict[object, list[_Row]] = {}
         for number, live in self._live.items():
-            x, sigma, _ = live.query
+            x, sigma = live.query.x, live.query.sigma
             for name in live.guidance.rows(sigma):
                 told = live.conditioning[name]
                 slots = (told.sequence, told.pooled, told.spatial)
@@ -194,7 +194,7 @@ class Loop:
     def _send(self, number: int, estimates: Mapping[str, Tensor]) -> Event:
         """Send a picture its estimate and take its next question, or its latent."""
         live = self._live[number]
-        estimate = live.guidance.combine(estimates, live.query.sigma)
+        estimate = live.guidance.combine(estimates, live.query)
         try:
             live.query = live.walk.send(estimate)
         except StopIteration as end:

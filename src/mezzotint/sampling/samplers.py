@@ -33,6 +33,8 @@ class Query(NamedTuple):
     sigma: float
     step: int
     """Which step of the walk asks, from 0; a step of heun asks twice."""
+    remaining: float
+    """The share of its noise that this step leaves, sigma' / sigma."""
 
 
 Walk = Generator[Query, "Tensor", "Tensor"]
@@ -60,7 +62,7 @@ class Sampler:
 def euler(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     """Euler's method on dx/dsigma = (x - x0) / sigma (Karras et al. 2022, arXiv 2206.00364, algorithm 1, lines 4-5)."""
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        x0 = yield Query(x, sigma, step)
+        x0 = yield Query(x, sigma, step, sigma_next / sigma)
         x = x0 + (sigma_next / sigma) * (x - x0)
     return x
 
@@ -76,7 +78,7 @@ def ddim(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     exactly. The name is kept because people ask for it. With eta = 1 it is `euler_ancestral`.
     """
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        x0 = yield Query(x, sigma, step)
+        x0 = yield Query(x, sigma, step, sigma_next / sigma)
         epsilon = (x - x0) / sigma
         x = x0 + sigma_next * epsilon
     return x
@@ -95,10 +97,10 @@ def heun(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     sigma more than TRAPEZOID_LIMIT times, as the step away from a terminal sigma of 4096 does.
     """
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        x0 = yield Query(x, sigma, step)
+        x0 = yield Query(x, sigma, step, sigma_next / sigma)
         x = x0 + (sigma_next / sigma) * (x - x0)
         if sigma_next * TRAPEZOID_LIMIT >= sigma:
-            x0_next = yield Query(x, sigma_next, step)
+            x0_next = yield Query(x, sigma_next, step, sigma_next / sigma)
             x = x + (sigma / sigma_next - 1) / 2 * (x0_next - x0)
     return x
 
@@ -113,7 +115,7 @@ def dpmpp_2m(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     x0_before: Tensor | None = None
     h_before = 0.0
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        x0 = yield Query(x, sigma, step)
+        x0 = yield Query(x, sigma, step, sigma_next / sigma)
         h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
         if x0_before is None or math.isinf(h):
             d0 = x0
@@ -132,7 +134,7 @@ def euler_ancestral(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     sigma_up^2 = sigma'^2 - sigma_down^2; also DDIM with eta = 1 (Song et al. 2021, arXiv 2010.02502, equation 16).
     """
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        x0 = yield Query(x, sigma, step)
+        x0 = yield Query(x, sigma, step, sigma_next / sigma)
         sigma_down = sigma_next**2 / sigma
         x = x0 + (sigma_down / sigma) * (x - x0)
         if sigma_next > 0:

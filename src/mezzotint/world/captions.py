@@ -61,6 +61,9 @@ FILLERS = ("beautiful", "nice", "simple", "3d", "high quality", "detailed", "4k"
 CANONICAL = 0.75
 """How often the first of several words is taken."""
 
+COLOURED_PAIRS = 0.35
+"""How often two solids are told with their colours: less than others, because shapes alone are what is hard there."""
+
 LEFT_OF = ("to the left of", "left of", "on the left of", "on the left side of")
 RIGHT_OF = ("to the right of", "right of", "on the right of", "on the right side of")
 IN_FRONT_OF = ("in front of", "before", "closer than", "below")
@@ -83,8 +86,8 @@ class Told:
 
 def tell(scene: Scene, chooser: random.Random) -> Told:
     """One caption of the scene, chosen by `chooser`."""
-    style = _Style.random(chooser)
     solids = list(scene.solids)
+    style = _Style.random(chooser, COLOURED_PAIRS if len(solids) == 2 else 0.5)
     body, named, order = _PLANS[len(solids)](solids, style)
     text = body
     if chooser.random() < 0.3:
@@ -116,8 +119,8 @@ class _Style:
     material: bool
 
     @classmethod
-    def random(cls, chooser: random.Random) -> _Style:
-        colour = chooser.random() < 0.5
+    def random(cls, chooser: random.Random, coloured: float) -> _Style:
+        colour = chooser.random() < coloured
         shape = not colour or chooser.random() < 0.95
         return cls(chooser, colour, shape, chooser.random() < 0.3, chooser.random() < 0.15)
 

@@ -79,7 +79,7 @@ def test_every_lora_comes_back(file: str, unet: float, text: float):
     ("values", "said"),
     [
         ({"loras": "cat"}, "loras is 'cat'"),
-        ({"loras": (3,)}, "loras are \\[3\\]; every one must be the name of a file"),
+        ({"loras": (3,)}, "loras are \\[3\\]; every one must be a text"),
         ({"loras": ("",)}, "loras are"),
         ({"loras": ("cat:nan",)}, "The weight of the LoRA cat is nan"),
         ({"loras": (":0.5",)}, "names no file"),

@@ -144,7 +144,7 @@ class Request:
             if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
                 raise UserError(f"The {entry.name} is {value!r}; it must be of the type {entry.type}.")
             if kind is tuple and not all(isinstance(item, str) and item.strip() != "" for item in value):
-                raise UserError(f"The {entry.name} are {list(value)}; every one must be a text.")
+                raise UserError(f"The {entry.name} are {list(value)}; every one must be a text, not an empty one.")
         for name in ("prompt", "negative"):
             if len(getattr(self, name)) > self.MAX_PROMPT:
                 length = len(getattr(self, name))

@@ -10,7 +10,7 @@ import torch
 from mezzotint.denoise.attention import ProjectedText
 from mezzotint.noise import draw_noise, generator
 from mezzotint.sampling import SAMPLERS, ClassifierFree
-from mezzotint.sampling.loop import Loop
+from mezzotint.sampling.loop import EXACT_ROWS, Loop, Told
 from mezzotint.types import Conditioning
 
 WALK = [30.0, 10.0, 3.0, 1.0, 0.3, 0.0]
@@ -44,14 +44,15 @@ def told(mean):
 EMPTY = told(0)
 
 
-def picture(seed=0, mean=1.0, scale=2.0, sampler="euler", walk=WALK, size=4, conditioning=None):
+def picture(seed=0, mean=1.0, scale=2.0, sampler="euler", walk=WALK, size=4, conditioning=None, exact=False):
+    x, stream = walk[0] * draw_noise([seed], (4, size, size)), generator(seed + 1000)
+    prompt = told(mean) if conditioning is None else conditioning
     return {
-        "x": walk[0] * draw_noise([seed], (4, size, size)),
-        "sigmas": walk,
-        "sampler": SAMPLERS[sampler],
-        "stream": generator(seed + 1000),
+        "walk": SAMPLERS[sampler].walk(x, walk, lambda: torch.randn(x.shape, generator=stream)),
+        "steps": len(walk) - 1,
         "guidance": ClassifierFree(scale),
-        "conditioning": {"cond": told(mean) if conditioning is None else conditioning, "uncond": EMPTY},
+        "told": {"cond": Told.of(prompt), "uncond": Told.of(EMPTY)},
+        "exact": exact,
     }
 
 
@@ -123,6 +124,64 @@ def test_pictures_come_between_turns_and_go():
     assert torch.equal(latents[first], alone(seed=1))
     assert torch.equal(latents[third], alone(seed=3, sampler="euler-ancestral"))
     loop.cancel(first)
+
+
+def test_a_picture_rests_and_goes_on_and_the_others_do_not_notice():
+    loop = Loop(Gaussian())
+    first, second = loop.add(**picture(seed=1)), loop.add(**picture(seed=2, sampler="euler-ancestral"))
+    loop.turn()
+    loop.pause(second)
+    latents = finish(loop)
+    assert set(latents) == {first}
+    assert torch.equal(latents[first], alone(seed=1))
+    assert len(loop) == 1
+    assert loop.turn() == []
+    loop.resume(second)
+    assert torch.equal(finish(loop)[second], alone(seed=2, sampler="euler-ancestral"))
+    with pytest.raises(KeyError):
+        loop.pause(second)
+
+
+def test_exact_batches_have_one_shape():
+    denoise = Gaussian()
+    loop = Loop(denoise)
+    loop.add(**picture(seed=1, scale=1.0, exact=True))
+    loop.add(**picture(seed=2, exact=True))
+    loop.add(**picture(seed=3))
+    latents = finish(loop)
+    assert [shape[0] for shape, _ in denoise.calls[:3]] == [EXACT_ROWS, EXACT_ROWS, 2]
+    assert torch.equal(latents[0], alone(seed=1, scale=1.0))
+
+
+def test_what_a_row_is_told_changes_from_step_to_step():
+    asked = []
+
+    class Watching(Gaussian):
+        def __call__(self, x, sigma, conditioning, projected=None):
+            asked.append(float(conditioning.sequence))
+            return super().__call__(x, sigma, conditioning, projected)
+
+    loop = Loop(Watching())
+    row = Told(((0, told(1)), (2, told(5)), (3, told(7))))
+    loop.add(**picture(scale=1.0) | {"told": {"cond": row}})
+    finish(loop)
+    assert asked == [1, 1, 5, 7, 7]
+
+
+def test_a_row_may_have_a_denoiser_of_its_own():
+    class Twice(Gaussian):
+        def __call__(self, x, sigma, conditioning, projected=None):
+            return 2 * super().__call__(x, sigma, conditioning, projected)
+
+    twice, prompt = Twice(), told(3)
+    row = {"told": {"cond": Told.of(prompt, twice)}}
+    loop = Loop(Gaussian())
+    own = loop.add(**picture(seed=1, scale=1.0, conditioning=prompt))
+    other = loop.add(**picture(seed=1, scale=1.0) | row)
+    latents = finish(loop)
+    assert torch.equal(latents[own], alone(seed=1, scale=1.0, mean=3.0))
+    assert not torch.equal(latents[own], latents[other])
+    assert len(twice.calls) == len(WALK) - 1
 
 
 def test_text_is_projected_once_per_prompt():

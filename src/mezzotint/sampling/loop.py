@@ -2,11 +2,12 @@
 
 At every turn the loop takes what each picture is asking, lays all their conditioning rows in one batch with a sigma of
 its own per row, calls the denoiser once per latent shape, combines each picture's rows by its guidance and sends the
-estimates back. Pictures may differ in sampler, steps, guidance, seed and shape, come between turns, and be cancelled,
-none touching the others. The loop prints, saves and waits for nothing: whoever drives it reads its events.
+estimates back. Pictures may differ in sampler, steps, guidance, seed, shape and denoiser, come between turns, rest and
+go on, and be cancelled, none touching the others. The loop prints, saves and waits for nothing: whoever drives it
+reads its events.
 
     loop = Loop(denoiser)
-    loop.add(x=..., sigmas=..., sampler=..., stream=..., guidance=..., conditioning=...)
+    loop.add(walk=sampler.walk(x, sigmas, noise), steps=20, guidance=..., told={"cond": Told.of(conditioning)})
     for event in loop:
         ...
 """
@@ -14,17 +15,20 @@ none touching the others. The loop prints, saves and waits for nothing: whoever 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from mezzotint.denoise.attention import ProjectedText
 from mezzotint.sampling.guidance import Guidance
-from mezzotint.sampling.samplers import Query, Sampler, Walk
+from mezzotint.sampling.samplers import Query, Walk
 from mezzotint.types import Conditioning
+
+EXACT_ROWS = 2
+"""Rows of every batch in exact mode: one guided step."""
 
 
 class Denoises(Protocol):
@@ -57,38 +61,72 @@ class Event:
     """The finished latent [1 C h w] in the picture's last event, none before."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What one row of a picture's guidance is told from step to step, and who denoises it."""
+
+    phases: tuple[tuple[int, Conditioning], ...]
+    """Conditionings of one row, each with the step from which on it is told; the first from step 0."""
+    denoise: Denoises | None = None
+    """Another denoiser than the loop's own."""
+
+    @classmethod
+    def of(cls, conditioning: Conditioning, denoise: Denoises | None = None) -> Told:
+        """The same at every step."""
+        return cls(((0, conditioning),), denoise)
+
+    def at(self, step: int) -> Conditioning:
+        """What the row is told at this step."""
+        return next(conditioning for first, conditioning in reversed(self.phases) if first <= step)
+
+
 @dataclass
 class _Live:
     walk: Walk
     query: Query
     steps: int
     guidance: Guidance
-    conditioning: Mapping[str, Conditioning]
+    told: Mapping[str, Told]
+    exact: bool
+    paused: bool = False
 
 
 @dataclass(frozen=True)
 class _Row:
-    picture: int
+    """A row of a picture, or a blank one that fills a batch up, which has no picture."""
+
+    picture: int | None
     name: str
     x: Tensor
     sigma: float
     conditioning: Conditioning
+    denoise: Denoises
+    exact: bool
+
+    @property
+    def kind(self) -> object:
+        """What rows must have in common to lie in one batch."""
+        told = self.conditioning
+        slots = (told.sequence, told.pooled, told.spatial)
+        return id(self.denoise), self.exact, self.x.shape, *(None if slot is None else slot.shape for slot in slots)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows of conditioning side by side, and what the U-Net made of their text."""
+    """Rows of conditioning side by side, and what a denoiser made of their text."""
 
+    denoise: Denoises
     rows: tuple[Conditioning, ...]
     conditioning: Conditioning
     projected: ProjectedText | None
 
 
 class Loop:
-    """Live pictures around one denoiser.
+    """Live pictures around one denoiser, and others that some of their rows may want.
 
-    No call of the denoiser has more than `max_rows` rows. Text is projected once for every Conditioning object, so
-    pictures that share a prompt should share the object.
+    No call of a denoiser has more than `max_rows` rows; those of exact pictures have EXACT_ROWS, filled up with rows
+    that nobody reads, because the kernels choose their order of summing by the shape of a batch. Text is projected once
+    for every Conditioning object, so pictures that share a prompt should share the object.
     """
 
     def __init__(self, denoise: Denoises, *, max_rows: int = 16) -> None:
@@ -96,40 +134,29 @@ class Loop:
         self._max_rows = max_rows
         self._live: dict[int, _Live] = {}
         self._numbers = count()
-        self._projected: dict[int, tuple[Conditioning, ProjectedText]] = {}
+        self._projected: dict[tuple[int, int], tuple[Conditioning, ProjectedText]] = {}
         self._batches: list[_Batch] = []
 
     def __len__(self) -> int:
-        """Pictures that are live."""
+        """Pictures that are live, paused ones among them."""
         return len(self._live)
 
     def __iter__(self) -> Iterator[Event]:
-        """Turn until no picture is live, one event at a time."""
-        while self._live:
+        """Turn until no picture moves, one event at a time."""
+        while not all(live.paused for live in self._live.values()):
             yield from self.turn()
 
     def add(
-        self,
-        *,
-        x: Tensor,
-        sigmas: Sequence[float],
-        sampler: Sampler,
-        stream: Generator,
-        guidance: Guidance,
-        conditioning: Mapping[str, Conditioning],
+        self, *, walk: Walk, steps: int, guidance: Guidance, told: Mapping[str, Told], exact: bool = False
     ) -> int:
         """Bring a picture in, at any time between turns, and return its number.
 
-        x [1 C h w] has noise of deviation sigmas[0], at least two sigmas descend, `stream` is the picture's own and
-        supplies whatever noise its sampler adds, and `conditioning` holds one row for every name its guidance may ask.
+        `walk` is a sampler's coroutine that has not begun, of so many steps, around a latent [1 C h w]; whatever noise
+        it adds comes from a stream of the picture's own. `told` holds one row for every name that its guidance may ask.
+        An `exact` picture is the same to the last bit in any company.
         """
-
-        def noise() -> Tensor:
-            return torch.randn(x.shape, generator=stream).to(x)
-
-        walk = sampler.walk(x, sigmas, noise)
         number = next(self._numbers)
-        self._live[number] = _Live(walk, next(walk), len(sigmas) - 1, guidance, conditioning)
+        self._live[number] = _Live(walk, next(walk), steps, guidance, told, exact)
         return number
 
     def cancel(self, picture: int) -> None:
@@ -138,42 +165,57 @@ class Loop:
         if live is not None:
             live.walk.close()
 
+    def pause(self, picture: int) -> None:
+        """Let a picture rest from the next turn on. Raises KeyError for one that is not live, as `resume` does."""
+        self._live[picture].paused = True
+
+    def resume(self, picture: int) -> None:
+        """Let a picture go on where it rested."""
+        self._live[picture].paused = False
+
     @torch.inference_mode()
     def turn(self) -> list[Event]:
-        """Answer what every live picture is asking: one event each."""
-        estimates: dict[int, dict[str, Tensor]] = {number: {} for number in self._live}
+        """Answer what every live picture is asking that is not paused: one event each."""
+        moving = [number for number, live in self._live.items() if not live.paused]
+        estimates: dict[int, dict[str, Tensor]] = {number: {} for number in moving}
         batches: list[_Batch] = []
-        for rows in self._chunks():
-            batch = self._batch(tuple(row.conditioning for row in rows))
+        for rows in self._chunks(moving):
+            batch = self._batch(rows[0].denoise, tuple(row.conditioning for row in rows))
             batches.append(batch)
             x = torch.cat([row.x for row in rows])
             sigma = torch.tensor([row.sigma for row in rows], device=x.device)
-            answers = self._denoise(x, sigma, batch.conditioning, batch.projected)
+            answers = batch.denoise(x, sigma, batch.conditioning, batch.projected)
             for row, answer in zip(rows, answers.split(1), strict=True):
-                estimates[row.picture][row.name] = answer
+                if row.picture is not None:
+                    estimates[row.picture][row.name] = answer
         self._batches = batches
-        events = [self._send(number, estimates[number]) for number in list(self._live)]
+        events = [self._send(number, estimates[number]) for number in moving]
         self._forget()
         return events
 
-    def _chunks(self) -> Iterator[list[_Row]]:
-        """Every row that is asked for, together with those of its shape, `max_rows` at a time."""
+    def _chunks(self, moving: Sequence[int]) -> Iterator[list[_Row]]:
+        """Every row that is asked for, together with those of its kind, as many at a time as a batch takes."""
         groups: dict[object, list[_Row]] = {}
-        for number, live in self._live.items():
-            x, sigma = live.query.x, live.query.sigma
-            for name in live.guidance.rows(sigma):
-                told = live.conditioning[name]
-                slots = (told.sequence, told.pooled, told.spatial)
-                key = (x.shape, *(None if slot is None else slot.shape for slot in slots))
-                groups.setdefault(key, []).append(_Row(number, name, x, sigma, told))
+        for number in moving:
+            live = self._live[number]
+            query = live.query
+            for name in live.guidance.rows(query.sigma):
+                told = live.told[name]
+                denoise = self._denoise if told.denoise is None else told.denoise
+                row = _Row(number, name, query.x, query.sigma, told.at(query.step), denoise, live.exact)
+                groups.setdefault(row.kind, []).append(row)
         for rows in groups.values():
-            for start in range(0, len(rows), self._max_rows):
-                yield rows[start : start + self._max_rows]
+            size = EXACT_ROWS if rows[0].exact else self._max_rows
+            for start in range(0, len(rows), size):
+                chunk = rows[start : start + size]
+                blank = replace(chunk[0], picture=None)
+                yield chunk + [blank] * (size - len(chunk) if blank.exact else 0)
 
-    def _batch(self, rows: tuple[Conditioning, ...]) -> _Batch:
+    def _batch(self, denoise: Denoises, rows: tuple[Conditioning, ...]) -> _Batch:
         """The rows side by side: those of the turn before where they are the same objects in the same order."""
         for batch in self._batches:
-            if len(batch.rows) == len(rows) and all(a is b for a, b in zip(batch.rows, rows, strict=True)):
+            same = batch.denoise is denoise and len(batch.rows) == len(rows)
+            if same and all(a is b for a, b in zip(batch.rows, rows, strict=True)):
                 return batch
         conditioning = Conditioning(
             sequence=_side_by_side([row.sequence for row in rows]),
@@ -182,14 +224,15 @@ class Loop:
         )
         projected = None
         if conditioning.sequence is not None:
-            projected = ProjectedText.cat([self._project(row) for row in rows])
-        return _Batch(rows, conditioning, projected)
+            projected = ProjectedText.cat([self._project(denoise, row) for row in rows])
+        return _Batch(denoise, rows, conditioning, projected)
 
-    def _project(self, row: Conditioning) -> ProjectedText:
-        if id(row) not in self._projected:
+    def _project(self, denoise: Denoises, row: Conditioning) -> ProjectedText:
+        key = (id(denoise), id(row))
+        if key not in self._projected:
             # The row is kept beside its projection, so that its id cannot pass to another.
-            self._projected[id(row)] = (row, self._denoise.project(row))
-        return self._projected[id(row)][1]
+            self._projected[key] = (row, denoise.project(row))
+        return self._projected[key][1]
 
     def _send(self, number: int, estimates: Mapping[str, Tensor]) -> Event:
         """Send a picture its estimate and take its next question, or its latent."""
@@ -204,8 +247,9 @@ class Loop:
 
     def _forget(self) -> None:
         """Drop what was projected for pictures that have left."""
-        told = {id(row) for live in self._live.values() for row in live.conditioning.values()}
-        self._projected = {key: value for key, value in self._projected.items() if key in told}
+        rows = [told for live in self._live.values() for told in live.told.values()]
+        told = {id(conditioning) for row in rows for _, conditioning in row.phases}
+        self._projected = {key: value for key, value in self._projected.items() if key[1] in told}
         if not self._live:
             self._batches = []
 

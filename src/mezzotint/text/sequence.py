@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -17,6 +18,11 @@ class FixedLength(ABC):
     length: int
     """Ids in a sequence, those that begin and end it included."""
     _backend: Backend
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """The token of every id."""
+        return {index: token for token, index in self.vocabulary.items()}
 
     @property
     @abstractmethod
@@ -62,10 +68,23 @@ class FixedLength(ABC):
             raise TypeError("encode takes a sequence of texts; put a single text into a list")
         rows: list[list[int]] = []
         for text in texts:
-            row = [self.bos_id, *self.ids(text)[: self.room], self.eos_id]
-            rows.append(row + [self.pad_id] * (self.length - len(row)))
+            rows.append(self.row(self.ids(text)[: self.room]))
         return rows
 
-    def left_out(self, text: str) -> list[int]:
-        """The ids at the end of a text that `encode` has no room for."""
-        return self.ids(text)[self.room :]
+    def row(self, ids: Sequence[int]) -> list[int]:
+        """Exactly `length` ids for those of a text, which must fit: begin + ids + end + padding."""
+        return [self.bos_id, *ids, self.eos_id, *[self.pad_id] * (self.room - len(ids))]
+
+    def place(self, count: int) -> int:
+        """Where in a row with `count` ids of a text the first of them stands."""
+        del count
+        return 1
+
+    def whole(self, ids: Sequence[int]) -> Iterable[Sequence[int]]:
+        """The ids in runs that must not be torn."""
+        return [[index] for index in ids]
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """Ids as they stand in the vocabulary."""
+        named = self._names
+        return [named[index] for index in ids]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +71,6 @@ class Tokenizer(FixedLength):
             raise UserError(f"The tokenizer's length is {self.length}; it must be 3 or more, bos and eos included.")
         object.__setattr__(self, "_backend", make_backend(self.vocabulary, self.merges, self.special))
 
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        """The token of every id."""
-        return {index: token for token, index in self.vocabulary.items()}
-
     @property
     def bos_id(self) -> int:
         """The id that begins every sequence."""
@@ -94,7 +88,7 @@ class Tokenizer(FixedLength):
 
     def tokens(self, text: str) -> list[str]:
         """The pieces of a text alone, as they stand in the vocabulary."""
-        return [self._names[index] for index in self.ids(text)]
+        return self.names(self.ids(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The normalised text of ids, words apart by one space and special tokens left out.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +82,6 @@ class WordPieceTokenizer(FixedLength):
     def pad_id(self) -> int:
         """The id of [PAD]."""
         return self.vocabulary[self.special["pad"]]
-
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        """The token of every id."""
-        return {index: token for token, index in self.vocabulary.items()}
 
     def decode(self, ids: Iterable[int]) -> str:
         """The normalised text of ids, words apart by one space and special tokens left out.

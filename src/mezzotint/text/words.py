@@ -63,9 +63,20 @@ class WordedTokenizer(Tokenizer):
             end = match.end()
         return found + super().ids(text[end:])
 
-    def tokens(self, text: str) -> list[str]:
-        """The pieces of a text alone, as they stand in the vocabulary; a learned word once for each of its ids."""
-        return [self._words_of.get(index) or self._names[index] for index in self.ids(text)]
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """Ids as they stand in the vocabulary; a learned word once for each of its ids."""
+        return [self._words_of.get(index) or self._names[index] for index in ids]
+
+    def whole(self, ids: Sequence[int]) -> Iterable[Sequence[int]]:
+        """The ids in runs that must not be torn: all those of a learned word, and every other by itself."""
+        counts = {run.start: len(run) for run in self.words.values()}
+        runs: list[Sequence[int]] = []
+        start = 0
+        while start < len(ids):
+            end = start + counts.get(ids[start], 1)
+            runs.append(ids[start:end])
+            start = end
+        return runs
 
     def decode(self, ids: Iterable[int]) -> str:
         """The normalised text of ids, as Tokenizer.decode; a learned word once for ids of it that follow each other."""

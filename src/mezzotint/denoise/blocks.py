@@ -7,6 +7,7 @@ values. Module names are those of diffusers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,19 @@ from mezzotint.denoise.config import UNetConfig
 from mezzotint.layers import GroupNorm
 
 Text = Iterator[tuple[Tensor, Tensor]]
+
+
+class BlockConfig(Protocol):
+    """What a ResNet block needs to know of the network around it."""
+
+    @property
+    def norm_num_groups(self) -> int: ...
+    @property
+    def norm_eps(self) -> float: ...
+    @property
+    def time_embed_dim(self) -> int:
+        """E, the width of the embedded noise level."""
+        ...
 
 
 class Embedding(nn.Module):
@@ -35,7 +49,7 @@ class Embedding(nn.Module):
 class ResNetBlock(nn.Module):
     """Two convolutions with the time embedding added between them, beside the identity (or a 1x1 convolution)."""
 
-    def __init__(self, dim: int, out: int, config: UNetConfig) -> None:
+    def __init__(self, dim: int, out: int, config: BlockConfig) -> None:
         super().__init__()
         self.norm1 = GroupNorm(config.norm_num_groups, dim, eps=config.norm_eps)
         self.conv1 = nn.Conv2d(dim, out, 3, padding=1)

@@ -18,6 +18,7 @@ from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.beside import folder_beside
 from mezzotint.store.carried import carried_in_folder
+from mezzotint.store.classifier import classifier_in, save_classifier
 from mezzotint.store.checksum import Checksums
 from mezzotint.store.facts import described, read_facts, read_json, write_facts, write_json
 from mezzotint.store.layout import is_model_folder
@@ -81,6 +82,7 @@ def load_folder(
         schedule=described(NoiseSchedule.from_dict, folder / "scheduler" / "scheduler_config.json"),
         facts=facts,
         carried={part: carried_in_folder(folder / part, entry) for part, entry in carried_along(index).items()},
+        classifier=classifier_in(folder, facts.sha256),
     )
     check_fit(folder, parts)
     if sums is not None:
@@ -126,6 +128,8 @@ def save_folder(
         ]
         for (words, encoder), text in zip(layout.texts, texts, strict=True):
             files += save_text(text, (folder / words, folder / encoder), dtype, shard)
+        if parts.classifier is not None:
+            files += save_classifier(parts.classifier(), folder, dtype)
         for name, part in parts.carried.items():
             part.save(folder / name)
         (folder / "scheduler").mkdir()

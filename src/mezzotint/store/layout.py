@@ -32,6 +32,9 @@ VARIANTS = {
 }
 """The precisions that a part may be stored in, for each that may be asked for, the best first."""
 
+CLASSIFIER = "classifier"
+"""The folder of our own classifier of noisy latents: no part of the pipeline of diffusers, which does not look there."""
+
 TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",

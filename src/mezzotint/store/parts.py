@@ -13,6 +13,7 @@ from mezzotint.conditioning.text import AnyTextModel, AnyTokenizer, TextConditio
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.carried import Carried
+from mezzotint.store.classifier import StoredClassifier
 from mezzotint.store.facts import Facts
 from mezzotint.store.pipelines import LATENT_DIFFUSION, ONE_TEXT, SECOND_TEXT, TWO_TEXTS, Layout
 from mezzotint.text.tokenizer import Tokenizer
@@ -43,6 +44,8 @@ class Parts:
     """Whether SDXL is told zeros where the negative is empty."""
     carried: Mapping[str, Carried] = field(default_factory=dict[str, Carried])
     """Parts that are not read here and that it is not saved without."""
+    classifier: StoredClassifier | None = None
+    """What steers by looking for things in the noisy latent, if the model has it; `parts.classifier(device)` loads."""
 
     def conditioner(self) -> TextConditioner | SizedConditioner:
         """What reads texts for this model's U-Net. Raises UserError where parts do not fit each other."""

@@ -77,19 +77,29 @@ class StillLife:
 
     def pixels(self, index: Tensor) -> Tensor:
         """As `Pictures.pixels`."""
-        places = (divmod(i % self.count, self.SHARD) for i in index.tolist())
+        places = self._places(index)
         chosen = torch.from_numpy(np.stack([self._pixels[shard][row] for shard, row in places]))
         mirrored = (index >= self.count)[:, None, None, None]
         return torch.where(mirrored, chosen.flip(3), chosen).float().div_(127.5).sub_(1)
 
     def cells(self, index: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """What stands where: shape and colour [B 4] of each solid, and its share [B 4 side side] of every cell."""
-        places = [divmod(i % self.count, self.SHARD) for i in index.tolist()]
+        places = self._places(index)
         shares = torch.stack([self._shares_of(shard, side)[row] for shard, row in places]).float() / 255
         mirrored = (index >= self.count)[:, None, None, None]
+        shape, colour, _ = self.solids(index)
+        return shape, colour, torch.where(mirrored, shares.flip(3), shares)
+
+    def solids(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shape and colour [B 4] of each solid, and whether there is one, as `Scenes` has them."""
+        places = self._places(index)
         shape = torch.stack([self._shards[shard].shape[row] for shard, row in places])
         colour = torch.stack([self._shards[shard].colour[row] for shard, row in places])
-        return shape, colour, torch.where(mirrored, shares.flip(3), shares)
+        return shape, colour, torch.stack([self._shards[shard].present[row] for shard, row in places])
+
+    def _places(self, index: Tensor) -> list[tuple[int, int]]:
+        """The shard and the row of each, or of what it mirrors."""
+        return [divmod(i % self.count, self.SHARD) for i in index.tolist()]
 
     def _shares_of(self, shard: int, side: int) -> Tensor:
         """`cells` of a whole shard, uint8, drawn when first asked for: masks need far fewer rays than pictures."""

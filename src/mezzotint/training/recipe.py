@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import StrEnum
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig, CLIPVisionConfig
+from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.sampling.samplers import sampler_named
@@ -16,6 +17,7 @@ from mezzotint.text.tokenizer import byte_alphabet
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
+from mezzotint.world.captions import COLOUR_WORDS, SHAPE_WORDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,31 @@ class DecoderRecipe:
     fit: FitConfig
 
 
+STILL_LIFE = ClassifierConfig(shapes=tuple(SHAPE_WORDS.values()), colours=tuple(COLOUR_WORDS.values()))
+"""A classifier of the still life's shapes and colours, in the order of `world.scene`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe:
+    """What tells from a noisy latent which solids it becomes."""
+
+    network: ClassifierConfig = STILL_LIFE
+    segment: float = 0.5
+    """Weight of naming what stands in every cell, against that of counting solids."""
+    focus: float = 0.85
+    """Share of pictures whose noise level is drawn where shapes are decided, as in the U-Net's recipe."""
+    fit: FitConfig = field(default_factory=lambda: FitConfig(images=60_000, batch=64, ema=3000, fall=0.7))
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a share or a weight that cannot be, or for words of another world."""
+        if not (0 <= self.focus <= 1 and self.segment >= 0):
+            raise UserError(
+                f"focus is {self.focus} and segment {self.segment}; focus must be from 0 to 1 and segment at least 0."
+            )
+        if (self.network.shapes, self.network.colours) != (STILL_LIFE.shapes, STILL_LIFE.colours):
+            raise UserError("The classifier learns the still life's shapes and colours: leave its words as they are.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All stages of a model. Sizes in pixels; progress in images."""
@@ -117,6 +144,7 @@ class Recipe:
     clip: CLIPRecipe
     unet: UNetRecipe
     decoder: DecoderRecipe
+    classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     encoder: str = ""
     """A text encoder that the library transformers loads, a folder or a hub id, in place of the text tower of the clip
     stage; the empty text is none."""
@@ -128,6 +156,7 @@ class Recipe:
         _check_sizes(self)
         _check_towers(self.clip, self.size)
         _check_latents(self.vae.network)
+        check_classifier(self.classifier.network, self.vae.network.latent_channels)
         # The width of an encoder from elsewhere is known when it is loaded.
         width = self.clip.width if self.encoder == "" else self.unet.network.cross_attention_dim
         check_fit(self.unet.network, self.vae.network.latent_channels, width)
@@ -158,6 +187,15 @@ def check_fit(unet: UNetConfig, channels: int, width: int) -> None:
         raise UserError(
             f"The U-Net reads tokens {unet.cross_attention_dim} wide, and the text tower's are {width} wide: make "
             "unet.network.cross_attention_dim and clip.width equal."
+        )
+
+
+def check_classifier(network: ClassifierConfig, channels: int) -> None:
+    """Raise UserError for a classifier that cannot read latents of `channels`."""
+    if network.in_channels != channels:
+        raise UserError(
+            f"The classifier reads {network.in_channels} channels and latents have {channels}: make in_channels of "
+            "classifier.network and latent_channels of vae.network equal."
         )
 
 
@@ -209,4 +247,4 @@ def _made(kind: Any, value: Any) -> Any:
         return kind(**{name: _made(kinds[name], part) for name, part in value.items()})  # pyright: ignore[reportCallIssue]
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return kind(value)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_made(None, item) for item in cast("list[Any]", value)) if isinstance(value, list) else value

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
+from mezzotint.denoise import classifier as noisy
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet, init_for_training
 from mezzotint.pipeline import Pipeline
@@ -18,6 +19,7 @@ from mezzotint.store.part import save_part
 from mezzotint.store.png import write_plain
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.text.train import train_tokenizer
+from mezzotint.training import classifier as naming
 from mezzotint.training import workers
 from mezzotint.training.assemble import assemble
 from mezzotint.training.clip import CLIPTask
@@ -164,6 +166,35 @@ def train_unet(run: Run) -> None:
     write_json(schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
 
 
+def train_classifier(run: Run) -> None:
+    """What tells from a noisy latent which solids it becomes."""
+    recipe = run.recipe.classifier
+    codec = Codec(channels_last(run.autoencoder().to(run.device)))
+    schedule = run.recipe.unet.schedule if run.parts is None else run.parts.schedule
+    pictures = run.pictures()
+    assert isinstance(pictures, StillLife)
+    prior, seen = naming.prior_of(pictures, recipe.network)
+    torch.manual_seed(recipe.fit.seed)
+    classifier = noisy.Classifier(recipe.network)
+    noisy.init_for_training(classifier, prior)
+    task = naming.ClassifierTask(
+        channels_last(classifier.to(run.device)),
+        codec,
+        pictures,
+        schedule,
+        seen,
+        segment=recipe.segment,
+        focus=recipe.focus,
+        cache=run.stage("classifier"),
+    )
+    network = fit(
+        task, recipe.fit, run.stage("classifier"), resume=run.resume, report=run.reporter("classifier")
+    )
+    if workers.leads():
+        classifier = naming.trained(network)
+        save_part(classifier, classifier.config.to_dict(), run.stage("classifier"), stem=noisy.STEM)
+
+
 @torch.no_grad()
 def _reconstructions(autoencoder: Autoencoder, pictures: Pictures) -> list[Tensor]:
     """Eight pictures and below each what the autoencoder makes of it."""
@@ -186,9 +217,10 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "clip": train_clip,
     "unet": train_unet,
     "decoder": train_decoder,
+    "classifier": train_classifier,
 }
 """What is trained, by name and in order."""
-NEEDS = {"unet": ("vae", "clip"), "decoder": ("vae",)}
+NEEDS = {"unet": ("vae", "clip"), "decoder": ("vae",), "classifier": ("vae",)}
 """The stages that must be finished before one alone."""
 FINE_TUNED = ["unet"]
 """What "all" trains of a model that is begun from; its latents and its words stay as they are."""

@@ -98,14 +98,35 @@ class Segment(nn.Module):
 
     def loss(self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor) -> Tensor:
         """Mean cross-entropy of the cells, for the solids' classes [B 4] and their shares [B 4 h w] of every cell."""
-        losses: list[Tensor] = []
-        for head, kind in ((self.shape, shape), (self.colour, colour)):
-            logits = head(features).float()
-            kinds = F.one_hot(kind, logits.shape[1] - 1).to(shares)
-            solid = torch.einsum("bsk,bshw->bkhw", kinds, shares)
-            truth = torch.cat([1 - solid.sum(dim=1, keepdim=True), solid], dim=1)
-            losses.append(F.cross_entropy(logits, truth))
-        return torch.stack(losses).mean()
+        shapes, colours = self.shape(features), self.colour(features)
+        return (cells_loss(shapes, shape, shares) + cells_loss(colours, colour, shares)) / 2
+
+
+def cells_loss(logits: Tensor, kind: Tensor, shares: Tensor) -> Tensor:
+    """Mean cross-entropy of what stands in every cell, nothing or one of K kinds, from logits [B 1+K h w].
+
+    The solids are of the kinds [B 4] and fill shares [B 4 h w] of the cells.
+    """
+    kinds = F.one_hot(kind, logits.shape[1] - 1).to(shares)
+    solid = torch.einsum("bsk,bshw->bkhw", kinds, shares)
+    truth = torch.cat([1 - solid.sum(dim=1, keepdim=True), solid], dim=1)
+    return F.cross_entropy(logits.float(), truth)
+
+
+def spread_levels(sigmas: Tensor, shares: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The levels of a batch, sigmas [count], and where in their shares [T] each lies, from 0 to 1.
+
+    They are spread evenly, so that a batch sees levels of all kinds (Kingma et al. 2021, appendix I.1).
+    """
+    spread = (torch.arange(count) / count + torch.rand(1, generator=generator)) % 1
+    return sigmas[torch.searchsorted(shares[:-1], spread.double(), right=True)], spread
+
+
+def low_and_high(error: Tensor, spread: Tensor) -> dict[str, Tensor]:
+    """The mean of errors [B] over the half of a batch with less noise and over the half with more, to log."""
+    half = (len(error) + 1) // 2  # The middle one of an odd number, or the only one, counts in both halves.
+    order = spread.to(error.device).argsort()
+    return {"low_noise": error[order[:half]].mean().detach(), "high_noise": error[order[-half:]].mean().detach()}
 
 
 class _Trained(nn.Module):
@@ -168,9 +189,7 @@ class DenoiserTask:
             conditioning = self._conditioner(["" if d else c for c, d in zip(captions, dropped, strict=True)])
             with torch.autocast(device.type, enabled=False):  # What is learned from stays in 32 bits.
                 x0 = self._latents(index)
-        # Spread evenly over their shares, so that a batch sees levels of all kinds (Kingma et al. 2021, appendix I.1).
-        spread = (torch.arange(len(index)) / len(index) + torch.rand(1, generator=generator)) % 1
-        sigma = self._sigmas[torch.searchsorted(self._shares[:-1], spread.double(), right=True)]
+        sigma, spread = spread_levels(self._sigmas, self._shares, len(index), generator)
         noise = torch.randn(x0.shape, generator=generator)
         x = x0 + sigma.to(x0)[:, None, None, None] * noise
         x0, x, sigma = x0.to(device), x.to(device), sigma.to(device)
@@ -181,10 +200,7 @@ class DenoiserTask:
             estimate = self._denoiser(x, sigma, words)
         _, c_out, _ = scalings(self._denoiser.schedule.prediction_type, sigma)
         error = ((estimate - x0) / c_out.to(x0)[:, None, None, None]).square().flatten(1).mean(dim=1)
-        half = (len(index) + 1) // 2  # The middle one of an odd number, or the only one, counts in both halves.
-        order = spread.to(device).argsort()
-        low, high = error[order[:half]].mean().detach(), error[order[-half:]].mean().detach()
-        figures = {"low_noise": low, "high_noise": high}
+        figures = low_and_high(error, spread)
         if segment is None or not isinstance(self._pictures, StillLife):
             return error.mean(), figures
         truth = (part.to(device) for part in self._pictures.cells(index, x0.shape[-1]))

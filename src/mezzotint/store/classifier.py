@@ -1,0 +1,82 @@
+"""The classifier beside a model: in the folder classifier, which diffusers does not look into, and read when asked for.
+
+A picture that is not steered by it does not depend on it, so its files are not among those that a picture's sums tell
+of, and are checked when they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mezzotint.store.checksum import damaged, file_sum
+from mezzotint.store.facts import described, read_json
+from mezzotint.store.layout import CLASSIFIER
+
+if TYPE_CHECKING:
+    import torch
+
+    from mezzotint.denoise.classifier import Classifier
+
+
+class StoredClassifier:
+    """A model's classifier, loaded when it is first called and kept."""
+
+    def __init__(self, load: Callable[[], Classifier]) -> None:
+        self._load = load
+        self._loaded: Classifier | None = None
+
+    def __call__(self, device: torch.device | str = "cpu") -> Classifier:
+        """The network, fixed, in float32, on the device. Raises UserError where its files are damaged."""
+        import torch
+
+        with torch.inference_mode(False):  # Weights made in inference mode let no gradient through.
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded.to(device)
+
+
+def classifier_in(folder: Path, sums: dict[str, str]) -> StoredClassifier | None:
+    """The classifier in a model's folder, if there is one of ours; `sums` are those of mezzotint.json."""
+    return StoredClassifier(lambda: _read(folder, sums)) if has_classifier(folder) else None
+
+
+def has_classifier(folder: Path) -> bool:
+    """Whether there is a classifier of ours in a model's folder. Raises UserError where its config is damaged."""
+    from mezzotint.denoise.classifier_config import CLASS_NAME
+
+    path = folder / CLASSIFIER / "config.json"
+    return path.is_file() and read_json(path).get("_class_name") == CLASS_NAME
+
+
+def save_classifier(classifier: Classifier, folder: Path, dtype: torch.dtype | None = None) -> list[Path]:
+    """Write it into a model's folder, weights in `dtype`, by default float16; returns the weight files.
+
+    Raises UserError where the folder cannot be written.
+    """
+    import torch
+
+    from mezzotint.denoise.classifier import STEM
+    from mezzotint.store.part import save_part
+
+    dtype = torch.float16 if dtype is None else dtype
+    return save_part(classifier, classifier.config.to_dict(), folder / CLASSIFIER, stem=STEM, dtype=dtype)
+
+
+def classifier_files(folder: Path) -> list[Path]:
+    """What a picture depends on that is steered by the model's classifier: its config and its weights."""
+    return [folder / CLASSIFIER / "config.json", *sorted((folder / CLASSIFIER).glob("*.safetensors"))]
+
+
+def _read(folder: Path, sums: dict[str, str]) -> Classifier:
+    from mezzotint.denoise.classifier import STEM, Classifier
+    from mezzotint.denoise.classifier_config import ClassifierConfig
+    from mezzotint.store.part import load_part
+
+    config = described(ClassifierConfig.from_dict, folder / CLASSIFIER / "config.json")
+    for name, digest in sums.items():
+        path = folder / name
+        if name.startswith(f"{CLASSIFIER}/") and (not path.is_file() or file_sum(path).sha256 != digest):
+            raise damaged(path)
+    return load_part(lambda: Classifier(config), folder / CLASSIFIER, stem=STEM)

@@ -233,7 +233,11 @@ class Autoencoder(nn.Module):
 
     def encode(self, pixels: Tensor) -> Moments:
         """The latent Gaussian of pixels [B in H W] in [-1, 1]; h = H / config.factor, unscaled (Codec scales)."""
-        mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
+        return self.moments(self.encoder(pixels))
+
+    def moments(self, encoded: Tensor) -> Moments:
+        """The latent Gaussian of what the encoder gives, [B 2z h w]."""
+        mean, logvar = self.quant_conv(encoded).chunk(2, dim=1)
         return Moments(mean, logvar.clamp(-30.0, 20.0))
 
     def decode(self, z: Tensor) -> Tensor:

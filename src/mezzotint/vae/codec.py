@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from mezzotint.types import UserError
+from mezzotint.vae import tiling
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.tiny import TinyAutoencoder
 
 AnyAutoencoder = Autoencoder | TinyAutoencoder
+WHOLE = 2**20
+"""Pixels of the largest picture that goes through the autoencoder in one piece; larger ones go in bands (`tiling`)."""
 
 
 class Codec:
@@ -34,9 +37,11 @@ class Codec:
         """Channels z of a latent."""
         return self.autoencoder.config.latent_channels
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, *, bands: bool | None = None) -> Tensor:
         """The scaled mean latent [B z h w] of pixels [B 3 H W] in [-1, 1], in the dtype of the autoencoder.
 
+        `bands`: whether to work in bands of rows, which takes little memory and gives the same but for rounding; by
+        default for pictures of more than WHOLE pixels, where no gradient is wanted.
         Raises UserError unless H and W are multiples of `factor`, and for an autoencoder that has only a decoder.
         """
         height, width = pixels.shape[-2:]
@@ -44,14 +49,20 @@ class Codec:
             raise UserError(
                 f"The picture is {width} by {height} pixels; both sides must be multiples of {self.factor}: crop it."
             )
-        return self.scale(self.autoencoder.encode(self._placed(pixels)).mean)
+        pixels = self._placed(pixels)
+        if self._in_bands(height * width, bands):
+            return self.scale(tiling.encode(self.autoencoder, pixels).mean)
+        return self.scale(self.autoencoder.encode(pixels).mean)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, *, bands: bool | None = None) -> Tensor:
         """Pixels [B 3 H W], clamped to [-1, 1], of a scaled latent [B z h w], in the dtype of the autoencoder.
 
-        Raises UserError for an autoencoder that has only an encoder.
+        `bands` is as in `encode`. Raises UserError for an autoencoder that has only an encoder.
         """
-        return self.autoencoder.decode(self._placed(self.unscale(latent))).clamp(-1.0, 1.0)
+        z = self._placed(self.unscale(latent))
+        if self._in_bands(z[0, 0].numel() * self.factor**2, bands):
+            return tiling.decode(self.autoencoder, z).clamp(-1.0, 1.0)
+        return self.autoencoder.decode(z).clamp(-1.0, 1.0)
 
     def scale(self, z: Tensor) -> Tensor:
         """The autoencoder's own latent to one of about unit variance."""
@@ -63,6 +74,10 @@ class Codec:
         config = self.autoencoder.config
         z = latent / config.scaling_factor
         return z if config.shift_factor is None else z + config.shift_factor
+
+    def _in_bands(self, pixels: int, asked: bool | None) -> bool:
+        """Whether a picture of so many pixels goes through in bands."""
+        return (pixels > WHOLE and not torch.is_grad_enabled()) if asked is None else asked
 
     def _placed(self, x: Tensor) -> Tensor:
         """On the device and in the dtype of the autoencoder."""

@@ -1,0 +1,160 @@
+"""A U-Net that sees a large latent whole: features shrunk where scenes are composed, or convolutions spread wider.
+
+Both are networks with the very parameters of another, some of their modules replaced, and nothing else is copied; both
+do nothing to latents of the trained size. They are for high noise, where the scene is settled; details are drawn by
+the network as it was trained (`ByNoise`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mezzotint.denoise.attention import Pointwise, ProjectedText
+from mezzotint.denoise.blocks import Downsample, Upsample
+from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.denoise.packing import PackedConv, level
+from mezzotint.denoise.unet import UNet
+from mezzotint.types import Conditioning
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def with_modules(network: Module, new: Mapping[str, nn.Module]) -> Module:
+    """The network with the modules of these names replaced: all others are the very same objects, their parents anew.
+
+    So what changes a layer of `network` in place, a LoRA for instance, changes it here.
+    """
+    clone = copy.copy(network)
+    own = vars(clone)
+    own["_modules"] = dict(own["_modules"])
+    inside: dict[str, dict[str, nn.Module]] = {}
+    for name, module in new.items():
+        head, _, rest = name.partition(".")
+        if rest == "":
+            own["_modules"][head] = module
+        else:
+            inside.setdefault(head, {})[rest] = module
+    for head, modules in inside.items():
+        own["_modules"][head] = with_modules(network.get_submodule(head), modules)
+    return clone
+
+
+def times(size: tuple[int, int], trained: tuple[int, int]) -> float:
+    """How many times larger than `trained` a size is along a side, by their areas; at least 1."""
+    return max(1.0, math.sqrt(size[0] * size[1] / (trained[0] * trained[1])))
+
+
+class Shrink(nn.Module):
+    """A downsampler whose output is shrunk to about the area that it has at the trained size."""
+
+    def __init__(self, downsample: Downsample, trained: tuple[int, int]) -> None:
+        """`trained` is the size (h, w) of the downsampler's output when the latent has the trained size."""
+        super().__init__()
+        self.downsample, self.trained = downsample, trained
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C h' w']."""
+        x = self.downsample(x)
+        scale = times((x.shape[2], x.shape[3]), self.trained)
+        if scale == 1.0:
+            return x
+        size = [max(1, round(side / scale)) for side in x.shape[2:]]
+        return F.interpolate(x, size=size, mode="bilinear", antialias=True)
+
+
+class Enlarge(nn.Module):
+    """An upsampler that brings its input to half the size it shall have before it doubles it."""
+
+    def __init__(self, upsample: Upsample) -> None:
+        super().__init__()
+        self.upsample = upsample
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        """[B C h w] -> [B C *size]."""
+        half = [(side + 1) // 2 for side in size]
+        if list(x.shape[2:]) != half:
+            x = F.interpolate(x, size=half, mode="bilinear")
+        return self.upsample(x, size)
+
+
+def shrunk(unet: UNet, trained: tuple[int, int]) -> UNet:
+    """Deep shrink: everything below the finest resolution works at the size that latents of size `trained` (h, w) give.
+
+    After the first downsampler features are shrunk, before the last upsampler they are enlarged again, and the finest
+    resolution is left as it is (the method is Kohya's, 2023, published as code). A U-Net of one resolution is itself.
+    """
+    if len(unet.down_blocks) == 1:
+        return unet
+    below = ((trained[0] + 1) // 2, (trained[1] + 1) // 2)
+    down, up = "down_blocks.0.downsamplers.0", f"up_blocks.{len(unet.up_blocks) - 2}.upsamplers.0"
+    first, last = unet.get_submodule(down), unet.get_submodule(up)
+    assert isinstance(first, Downsample)
+    assert isinstance(last, Upsample)
+    return with_modules(unet, {down: Shrink(first, below), up: Enlarge(last)})
+
+
+class Dilated(nn.Module):
+    """A 3x3 convolution whose taps stand as far apart as the input is larger than at the trained size, rounded."""
+
+    def __init__(self, layer: nn.Conv2d | PackedConv, trained: tuple[int, int]) -> None:
+        """`trained` is the size (h, w) of the layer's input when the latent has the trained size."""
+        super().__init__()
+        self.layer, self.trained = layer, trained
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B C h w] -> [B C' h w]."""
+        scale = round(times((x.shape[2], x.shape[3]), self.trained))
+        if scale == 1:
+            return self.layer(x)
+        return F.conv2d(x, self.layer.weight, self.layer.bias, padding=scale, dilation=scale)
+
+
+def dilated(unet: UNet, trained: tuple[int, int], finest: int = 1) -> UNet:
+    """ScaleCrafter's re-dilation (He et al. 2023, arXiv 2310.07702, section 3.2), of the resolutions from `finest` on.
+
+    Only the convolutions of ResNet blocks; those that change the resolution, the first and the last keep their reach.
+    """
+    sizes = [trained]
+    for _ in unet.down_blocks[1:]:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    new: dict[str, nn.Module] = {}
+    for name, layer in unet.named_modules():
+        inner = ".resnets." in name and isinstance(layer, nn.Conv2d | PackedConv) and not isinstance(layer, Pointwise)
+        if inner and layer.weight.shape[2:] == (3, 3) and level(name, len(sizes)) >= finest:
+            new[name] = Dilated(layer, sizes[level(name, len(sizes))])
+    return with_modules(unet, new)
+
+
+class ByNoise:
+    """A denoiser that gives rows of more noise than `limit` to one network and all others to another."""
+
+    def __init__(self, above: Denoiser, below: Denoiser, limit: float) -> None:
+        """Both have the same layers that read text."""
+        self._above, self._below, self.limit = above, below, limit
+
+    def project(self, conditioning: Conditioning) -> ProjectedText:
+        """As both do."""
+        return self._below.project(conditioning)
+
+    def __call__(
+        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: ProjectedText | None = None
+    ) -> Tensor:
+        """Clean estimates [B C h w] of x [B C h w] at sigmas [B], told a conditioning of B rows."""
+        high = (sigma > self.limit).to(x.device)
+        if bool(high.all()) or not bool(high.any()):
+            network = self._above if bool(high.any()) else self._below
+            return network(x, sigma, conditioning, projected)
+        estimates = torch.empty_like(x, dtype=torch.float32)
+        for network, rows in ((self._above, high), (self._below, ~high)):
+            slots = (conditioning.sequence, conditioning.pooled, conditioning.spatial)
+            told = Conditioning(*(None if slot is None else slot[rows.to(slot.device)] for slot in slots))
+            text = None if projected is None else ProjectedText(tuple((k[rows], v[rows]) for k, v in projected.pairs))
+            estimates[rows] = network(x[rows], sigma[rows.to(sigma.device)], told, text)
+        return estimates

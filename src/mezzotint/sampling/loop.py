@@ -102,13 +102,16 @@ class _Row:
     conditioning: Conditioning
     denoise: Denoises
     exact: bool
+    apart: bool
+    """Whether it may only lie beside rows of its own picture."""
 
     @property
     def kind(self) -> object:
         """What rows must have in common to lie in one batch."""
         told = self.conditioning
         slots = (told.sequence, told.pooled, told.spatial)
-        return id(self.denoise), self.exact, self.x.shape, *(None if slot is None else slot.shape for slot in slots)
+        shapes = (self.x.shape, *(None if slot is None else slot.shape for slot in slots))
+        return id(self.denoise), self.exact, self.picture if self.apart else None, shapes
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,9 @@ class Loop:
     """Live pictures around one denoiser, and others that some of their rows may want.
 
     No call of a denoiser has more than `max_rows` rows; those of exact pictures have EXACT_ROWS, filled up with rows
-    that nobody reads, because the kernels choose their order of summing by the shape of a batch. Text is projected once
-    for every Conditioning object, so pictures that share a prompt should share the object.
+    that nobody reads, because the kernels choose their order of summing by the shape of a batch. Rows of exact pictures
+    that have denoisers of their own, which may cut a batch up, lie beside rows of their own picture alone. Text is
+    projected once for every Conditioning object, so pictures that share a prompt should share the object.
     """
 
     def __init__(self, denoise: Denoises, *, max_rows: int = 16) -> None:
@@ -201,8 +205,8 @@ class Loop:
             query = live.query
             for name in live.guidance.rows(query.sigma):
                 told = live.told[name]
-                denoise = self._denoise if told.denoise is None else told.denoise
-                row = _Row(number, name, query.x, query.sigma, told.at(query.step), denoise, live.exact)
+                denoise, apart = (self._denoise, False) if told.denoise is None else (told.denoise, live.exact)
+                row = _Row(number, name, query.x, query.sigma, told.at(query.step), denoise, live.exact, apart)
                 groups.setdefault(row.kind, []).append(row)
         for rows in groups.values():
             size = EXACT_ROWS if rows[0].exact else self._max_rows

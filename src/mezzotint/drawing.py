@@ -1,0 +1,152 @@
+"""Plans -> pictures: pictures come into the loop as others leave it, and what leaves is decoded."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mezzotint.noise.generator import generator
+from mezzotint.plan import Ask, Plan
+from mezzotint.sampling import two_pass
+from mezzotint.sampling.loop import Loop, Told
+from mezzotint.types import Conditioning, Request
+
+if TYPE_CHECKING:
+    from mezzotint.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture."""
+
+    index: int
+    """Its place among the requests that were asked for together."""
+    request: Request
+    """Everything it depends on, nothing left open: seed, size and model are those that drew it."""
+    image: Image.Image
+    """RGB; its `info["request"]` is the request too."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A picture has moved; `pipe.preview(progress.estimate)` shows how it looks so far, and `pipe.decode` in full."""
+
+    index: int
+    """Its place among the requests that were asked for together."""
+    step: int
+    """Steps done."""
+    steps: int
+    """Steps in all."""
+    estimate: Tensor
+    """The clean estimate [1 C h w], a latent."""
+    picture: Picture | None = None
+    """The picture, in its last move."""
+
+
+Report = Callable[[Progress], object]
+"""Told of every move; whoever returns False from it cancels that picture."""
+
+
+class Cancelled(Exception):  # noqa: N818 - it is no error
+    """A picture was cancelled, so there is none to return."""
+
+
+def finished(progress: Iterable[Progress]) -> Iterator[Picture]:
+    """The pictures among the moves."""
+    return (move.picture for move in progress if move.picture is not None)
+
+
+def moves(pipe: Pipeline, plans: Sequence[Plan], report: Report | None) -> Iterator[Progress]:
+    """Draw side by side; every move of every picture, the last of each when it is decoded.
+
+    `report` hears of a move before it is yielded, and cancels that picture by returning False.
+    """
+    pipe.before_drawing()
+    loop = Loop(pipe.denoiser, max_rows=pipe.max_rows)
+    waiting = deque(plans)
+    live: dict[int, Plan] = {}
+    told: dict[Ask, Conditioning] = {}
+    while waiting or live:
+        room = max(1, pipe.max_rows // 2) - len(live)
+        coming = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+        if coming:
+            told = _read(pipe, [ask for plan in [*live.values(), *coming] for ask in plan.asks], told)
+            live |= {_add(pipe, loop, plan, told): plan for plan in coming}
+        drawn: list[tuple[Plan, Progress, Tensor]] = []
+        for event in loop.turn():
+            plan = live[event.picture]
+            move = Progress(plan.index, event.step, event.steps, event.estimate)
+            cancelled = report is not None and report(move) is False
+            if cancelled:
+                loop.cancel(event.picture)
+            elif event.latent is not None:
+                # What a walk ends with is x0 + sigma * n, and where sigma is not 0 the decoder sees that, scaled.
+                drawn.append((plan, move, event.latent / math.hypot(1.0, plan.passes[-1].sigmas[-1])))
+            else:
+                yield move
+            if cancelled or event.latent is not None:
+                del live[event.picture]
+        yield from _pictures(pipe, drawn)
+
+
+@torch.inference_mode()
+def _read(pipe: Pipeline, asked: Sequence[Ask], known: Mapping[Ask, Conditioning]) -> dict[Ask, Conditioning]:
+    """One row of conditioning for all that is asked; those already known are the same objects."""
+    batches: dict[object, list[Ask]] = {}
+    for ask in dict.fromkeys(asked):
+        if ask not in known:
+            batches.setdefault(ask if ask.alone else (ask.model, ask.words.chunks), []).append(ask)
+    rows = dict(known)
+    for asks in batches.values():
+        model = asks[0].model
+        conditioner = pipe.networks.other(model).conditioner if model else pipe.conditioner
+        rows |= dict(zip(asks, conditioner([ask.words for ask in asks]).rows(), strict=True))
+    return {ask: rows[ask] for ask in asked}
+
+
+def _add(pipe: Pipeline, loop: Loop, plan: Plan, told: Mapping[Ask, Conditioning]) -> int:
+    """Start a picture's walk."""
+    first, stream = plan.passes[0], generator(plan.request.seed)
+
+    def noise(shape: Sequence[int]) -> Tensor:
+        return torch.randn(tuple(shape), generator=stream).to(pipe.device)
+
+    # Drawn even where noise is given, so that what a stochastic sampler adds later is the same and is fresh.
+    start = noise((1, pipe.codec.channels, *first.size))
+    if plan.noise is not None:
+        start = plan.noise.detach().to(pipe.device, torch.float32)
+    # The deviation of x0 + sigma * n where x0, unknown yet, has unit variance: at sigma 4096 it is sigma.
+    x = math.hypot(1.0, first.sigmas[0]) * start
+    begin = partial(plan.sampler.begin, eta=plan.request.eta)
+    return loop.add(
+        walk=two_pass.walk(begin, x, plan.passes, noise, enlarge=pipe.enlarge),
+        steps=plan.steps,
+        guidance=plan.guidance,
+        told={
+            name: Told(tuple((step, told[ask]) for step, ask in row.phases), pipe.networks.get(row.wanted))
+            for name, row in plan.rows.items()
+        },
+        exact=plan.request.exact,
+    )
+
+
+def _pictures(pipe: Pipeline, drawn: Sequence[tuple[Plan, Progress, Tensor]]) -> Iterator[Progress]:
+    """Decode latents, those of one shape together and exact ones alone."""
+    groups: dict[object, list[tuple[Plan, Progress, Tensor]]] = {}
+    for plan, move, latent in drawn:
+        groups.setdefault(plan.index if plan.request.exact else latent.shape, []).append((plan, move, latent))
+    for group in groups.values():
+        images = pipe.decode(torch.cat([latent for _, _, latent in group]))
+        for (plan, move, _), whole in zip(group, images, strict=True):
+            image = whole if plan.box == (0, 0, *whole.size) else whole.crop(plan.box)
+            image.info["request"] = plan.request
+            picture = Picture(plan.index, plan.request, image)
+            yield Progress(move.index, move.step, move.steps, move.estimate, picture)

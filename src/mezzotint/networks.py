@@ -1,0 +1,92 @@
+"""Who denoises: a model's own denoiser, what is made of it for some pictures, and other models that some rows ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.denoise.perturbed import perturbed
+from mezzotint.denoise.shrunk import ByNoise, shrunk
+from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.sampling.loop import EXACT_ROWS, Denoises
+from mezzotint.sampling.tiles import Tiled
+from mezzotint.types import UserError
+
+if TYPE_CHECKING:
+    from mezzotint.conditioning.text import Conditioner
+
+
+class Wanted(NamedTuple):
+    """A denoiser that a row asks for."""
+
+    schedule: NoiseSchedule
+    """What noise the model is taken to know; another model's is its own."""
+    beyond: str
+    """How it reaches beyond the size that it knows, one of `types.UPSCALES`."""
+    trained: tuple[int, int]
+    """That size, height and width of a latent."""
+    exact: bool
+    """Whether all its batches must have one shape."""
+    perturbed: bool = False
+    """Whether its coarsest self-attention is taken away."""
+    model: str = ""
+    """Another model, by its name."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another model, for rows that a worse one is asked for."""
+
+    denoiser: Denoiser
+    conditioner: Conditioner
+
+
+class Networks:
+    """The denoisers around one U-Net, each made when it is first asked for; all share the U-Net's parameters."""
+
+    def __init__(self, denoiser: Denoiser, load: Callable[[str], Other], *, max_rows: int) -> None:
+        """`load` reads another model, by its name; no call of a network has more than `max_rows` rows."""
+        self._own = denoiser
+        self._load = load
+        self._max_rows = max_rows
+        self._made: dict[Wanted, Denoises] = {}
+        self._others: dict[str, Other] = {}
+
+    def other(self, name: str) -> Other:
+        """Another model. Raises UserError where there is none, or its latents have other channels."""
+        if name not in self._others:
+            other = self._load(name)
+            have, want = other.denoiser.unet.config, self._own.unet.config
+            if (have.in_channels, have.out_channels) != (want.in_channels, want.out_channels):
+                raise UserError(
+                    f"The model {name} denoises latents of {have.in_channels} channels, and this one those of "
+                    f"{want.in_channels}: choose another to guide by."
+                )
+            self._others[name] = other
+        return self._others[name]
+
+    def get(self, wanted: Wanted) -> Denoises | None:
+        """The denoiser, the same object at every call; none where it is the model's own."""
+        plain = wanted.beyond not in ("tiles", "dilated") and not wanted.perturbed and not wanted.model
+        if plain and wanted.schedule == self._own.schedule:
+            return None
+        if wanted not in self._made:
+            self._made[wanted] = self._make(wanted)
+        return self._made[wanted]
+
+    def _make(self, wanted: Wanted) -> Denoises:
+        base = self.other(wanted.model).denoiser if wanted.model else Denoiser(self._own.unet, wanted.schedule)
+        unet = perturbed(base.unet) if wanted.perturbed else base.unet
+        denoiser = Denoiser(unet, base.schedule)
+        if wanted.beyond == "tiles":
+            rows = EXACT_ROWS if wanted.exact else self._max_rows
+            return Tiled(denoiser, wanted.trained, min(wanted.trained) // 2, max_rows=rows)
+        if wanted.beyond == "dilated":
+            return ByNoise(Denoiser(shrunk(unet, wanted.trained), base.schedule), denoiser, DILATED_ABOVE)
+        return denoiser
+
+
+DILATED_ABOVE = 1.0
+"""The sigma from which on "dilated" works at a coarser grain."""

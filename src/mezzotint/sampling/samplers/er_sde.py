@@ -1,0 +1,65 @@
+"""The extended reverse-time SDE solver. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from mezzotint.sampling.samplers.base import Noise, Query, Walk
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PANELS = 64
+"""Panels of Simpson's rule in log sigma; in a step that shrinks sigma 80 times it errs by 1e-7."""
+
+
+def er_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0) -> Walk:
+    """ER-SDE-Solver-3 (Cui et al. 2023, arXiv 2309.06169, algorithm 3 and equations 15 to 17 for exploding variance).
+
+    A function phi says how much noise is renewed: with r = phi(sigma') / phi(sigma),
+
+        x' = x0 + r * (x - x0) + c_1 * D1 + c_2 * D2 + sqrt(sigma'^2 - r^2 * sigma^2) * n
+
+    D1 and D2 are the first and second differences of the latest estimates in sigma, and c_k is the integral of
+    phi(sigma') / phi(t) * (t - sigma)^(k-1) / (k-1)! from sigma to sigma', plus (sigma' - sigma)^k / k! for those of
+    x0. phi(t) = t would add no noise; the paper's best is t * (exp(t^0.3) + 10), to whose power eta the bracket is
+    raised here. The first step uses no difference and the second the first alone.
+    """
+
+    def phi(t: float) -> float:
+        return t * (math.exp(t**0.3) + 10) ** eta
+
+    x0_before: Tensor | None = None
+    d1_before: Tensor | None = None
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        x0 = yield Query(x, sigma, step, sigma_next / sigma)
+        if sigma_next == 0:
+            return x0
+        r = phi(sigma_next) / phi(sigma)
+        x = x0 + r * (x - x0)
+        if x0_before is not None:
+            change = sigma_next - sigma
+            d1 = (x0 - x0_before) / (sigma - sigmas[step - 1])
+            weight = phi(sigma_next) * _integral(lambda t: 1 / phi(t), sigma_next, sigma)
+            x = x + (change + weight) * d1
+            if d1_before is not None:
+                d2 = (d1 - d1_before) / ((sigma - sigmas[step - 2]) / 2)
+                moment = phi(sigma_next) * _integral(lambda t: t / phi(t), sigma_next, sigma)
+                x = x + (change**2 / 2 + moment - sigma * weight) * d2
+            d1_before = d1
+        fresh = sigma_next**2 - (r * sigma) ** 2
+        if eta > 0 and fresh > 0:
+            x = x + math.sqrt(fresh) * noise()
+        x0_before = x0
+    return x
+
+
+def _integral(f: Callable[[float], float], low: float, high: float) -> float:
+    """The integral of f from low to high, both above 0, by Simpson's rule in the logarithm."""
+    width = math.log(high / low) / (2 * PANELS)
+    points = [low * math.exp(width * i) for i in range(2 * PANELS + 1)]
+    values = [f(t) * t for t in points]
+    return width / 3 * (values[0] + values[-1] + 4 * sum(values[1::2]) + 2 * sum(values[2:-1:2]))

@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "reproduce": "draw a picture again and say whether the bits agree",
     "models": "list the models that come with the package",
     "samplers": "list the walks from noise to picture",
+    "tokens": "show how a prompt is read: its steps, parts, chunks, tokens and weights",
     "inspect": "say what a model file or folder holds",
     "convert": "write a model in another layout",
     "world": "render scenes of the still life",

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mezzotint.conditioning.text import Conditioner, too_long
+from mezzotint.conditioning.text import Conditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.packing import packed
 from mezzotint.drawing import Cancelled, Picture, Progress, Report, finished, moves
@@ -156,13 +156,12 @@ class Pipeline:
         plan(self, 0, request)
 
     def warnings(self, request: Request) -> list[str]:
-        """A sentence for each text of the request that is too long for the text encoder, with what is left out of it.
+        """A sentence for each thing that the request asks for and that is left out: none today, a text is read whole.
 
         `draw` gives them as Python warnings, of the category `types.PromptWarning`.
         """
-        texts = {"prompt": request.prompt, "negative": request.negative}
-        told = (too_long(self.conditioner.tokenizer, text, name) for name, text in texts.items())
-        return [sentence for sentence in told if sentence is not None]
+        del request
+        return []
 
     @overload
     def __call__(
@@ -215,7 +214,7 @@ class Pipeline:
 
         All requests are checked before the first is drawn; leaving the iterator stops the work. Raises UserError for
         an unknown sampler, more steps than the schedule has, or a size or noise that does not fit the model. Warns
-        (PromptWarning) of words that the text encoder has no room for.
+        (PromptWarning) as `warnings` tells.
         """
         return finished(self._moves(list(requests), noise, progress))
 

@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "models": "list the models that come with the package",
     "samplers": "list the walks from noise to picture",
     "guides": "list what else steers a picture",
+    "tokens": "show how a prompt is read: its steps, parts, chunks, tokens and weights",
     "inspect": "say what a model file or folder holds",
     "convert": "write a model in another layout",
     "world": "render scenes of the still life",

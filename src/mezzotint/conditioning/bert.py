@@ -25,13 +25,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.d_model, inner, bias=False)
         self.out_proj = nn.Linear(inner, config.d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B L D] -> [B L D]."""
+    def forward(self, x: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """[B L D] -> [B L D]; `unseen` as in `attend`."""
         q, k, v = (
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B N L d]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(attend(q, k, v, causal=False).transpose(1, 2).flatten(2))
+        return self.out_proj(attend(q, k, v, causal=False, unseen=unseen).transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):
@@ -46,9 +46,9 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B L D] -> [B L D]."""
-        x = x + self.self_attn(self.self_attn_layer_norm(x))
+    def forward(self, x: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """[B L D] -> [B L D]; `unseen` as in `attend`."""
+        x = x + self.self_attn(self.self_attn_layer_norm(x), unseen)
         return x + self.fc2(self.act(self.fc1(self.final_layer_norm(x))))
 
 
@@ -62,17 +62,17 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, ids: Tensor) -> list[Tensor]:
+    def forward(self, ids: Tensor, unseen: Tensor | None = None) -> list[Tensor]:
         """The embeddings of ids [B L] and the output of every block, each [B L D] before the last norm.
 
-        Raises UserError if L exceeds the positions.
+        Tokens where `unseen` [B L] is true change no other. Raises UserError if L exceeds the positions.
         """
         length, most = ids.shape[1], self.embed_positions.num_embeddings
         if length > most:
             raise UserError(f"The text has {length} tokens; this text encoder reads at most {most}: shorten it.")
         states: list[Tensor] = [self.embed_tokens(ids) + self.embed_positions.weight[:length]]
         for layer in self.layers:
-            states.append(layer(states[-1]))
+            states.append(layer(states[-1], unseen))
         return states
 
 
@@ -91,12 +91,15 @@ class LDMBertModel(nn.Module):
             if bias is not None:
                 nn.init.zeros_(bias)
 
-    def read(self, ids: Tensor, *, layer: int = -1, final_norm: bool = True) -> tuple[Tensor, None]:
+    def read(
+        self, ids: Tensor, *, layer: int = -1, final_norm: bool = True, unseen: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         """The tokens [B L D] that leave one block, and nothing that stands for the whole text.
 
-        Layer -1 is the last block. Raises UserError for a layer that is not there, or too long a text.
+        Layer -1 is the last block; `unseen` [B L] is true for tokens that no other sees. Raises UserError for a layer
+        that is not there, or too long a text.
         """
-        return chosen(self.model(ids), self.model.layer_norm, layer=layer, final_norm=final_norm), None
+        return chosen(self.model(ids, unseen), self.model.layer_norm, layer=layer, final_norm=final_norm), None
 
     def forward(self, ids: Tensor) -> Tensor:
         """What ids [B L] say: the last block's tokens [B L D] after the last norm."""

@@ -68,9 +68,12 @@ class TextTransformer(nn.Module):
         self.encoder = Encoder(config, causal=True)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, ids: Tensor, *, hidden_states: bool = False) -> TextOutput:
-        """What ids [B L] say, L up to max_position_embeddings; what follows a token never changes it."""
-        states = self.encoder(self.embeddings(ids))
+    def forward(self, ids: Tensor, *, hidden_states: bool = False, unseen: Tensor | None = None) -> TextOutput:
+        """What ids [B L] say, L up to max_position_embeddings; what follows a token never changes it.
+
+        Tokens where `unseen` [B L] is true, which the first is not, change no other.
+        """
+        states = self.encoder(self.embeddings(ids), unseen)
         last: Tensor = self.final_layer_norm(states[-1])
         pooled = last[torch.arange(len(ids), device=ids.device), self.eos_place(ids)]
         return TextOutput(last, pooled, states if hidden_states else None)
@@ -97,22 +100,25 @@ class CLIPTextModel(nn.Module):
             self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
             nn.init.normal_(self.text_projection.weight, std=config.hidden_size**-0.5)
 
-    def forward(self, ids: Tensor, *, hidden_states: bool = False) -> TextOutput:
-        """What ids [B L] say; hidden_states keeps every block's output too."""
-        found: TextOutput = self.text_model(ids, hidden_states=hidden_states)
+    def forward(self, ids: Tensor, *, hidden_states: bool = False, unseen: Tensor | None = None) -> TextOutput:
+        """What ids [B L] say; hidden_states keeps every block's output too, `unseen` [B L] hides tokens from others."""
+        found: TextOutput = self.text_model(ids, hidden_states=hidden_states, unseen=unseen)
         if self.text_projection is None:
             return found
         return TextOutput(
             found.last_hidden_state, found.pooled, found.hidden_states, self.text_projection(found.pooled)
         )
 
-    def read(self, ids: Tensor, *, layer: int = -1, final_norm: bool = True) -> tuple[Tensor, Tensor | None]:
+    def read(
+        self, ids: Tensor, *, layer: int = -1, final_norm: bool = True, unseen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The tokens [B L D] that leave one block, and the projected text [B P] if the model has its projection.
 
         Layer -1 is the last block, -2 the one before it. Stable Diffusion 1 reads (-1, True), Stable Diffusion 2
-        (-2, True), SDXL (-2, False). Raises UserError for a layer that is not there.
+        (-2, True), SDXL (-2, False). `unseen` [B L] is true for tokens that no other sees, never the first. Raises
+        UserError for a layer that is not there.
         """
-        found = self(ids, hidden_states=True)
+        found = self(ids, hidden_states=True, unseen=unseen)
         if layer == -1 and final_norm:
             return found.last_hidden_state, found.projected
         norm = self.text_model.final_layer_norm

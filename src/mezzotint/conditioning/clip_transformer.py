@@ -34,17 +34,25 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, unseen: Tensor | None = None) -> Tensor:
     """softmax(q k' / sqrt(d)) v for q, k, v [B N L d]; causal hides from each token those after it.
 
-    With gradients on a CPU the products are written out: the fused kernel's backward pass is several times slower.
+    `unseen` [B L] is true for tokens that are hidden from all; the first must not be where causal. With gradients on a
+    CPU the products are written out: the fused kernel's backward pass is several times slower.
     """
-    if not (torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu"):
+    written_out = torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu"
+    if unseen is None and not written_out:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+    hidden = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=q.device)
     if causal:
-        length = q.shape[-2]
-        scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1), -torch.inf)
+        hidden = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool, device=q.device).triu(1)
+    if unseen is not None:
+        hidden = hidden | unseen[:, None, None, :]
+    if not written_out:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden)
+    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+    if causal or unseen is not None:
+        scores = scores.masked_fill(hidden, -torch.inf)
     return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 
@@ -61,13 +69,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B L D] -> [B L D]."""
+    def forward(self, x: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """[B L D] -> [B L D]; `unseen` as in `attend`."""
         q, k, v = (
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B N L d]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(attend(q, k, v, causal=self.causal).transpose(1, 2).flatten(2))
+        return self.out_proj(attend(q, k, v, causal=self.causal, unseen=unseen).transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -94,9 +102,9 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B L D] -> [B L D]."""
-        x = x + self.self_attn(self.layer_norm1(x))
+    def forward(self, x: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """[B L D] -> [B L D]; `unseen` as in `attend`."""
+        x = x + self.self_attn(self.layer_norm1(x), unseen)
         return x + self.mlp(self.layer_norm2(x))
 
 
@@ -126,11 +134,14 @@ class Encoder(nn.Module):
                 nn.init.normal_(linear.weight, std=std)
                 nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The input and the output of every block, each [B L D]: one more than there are blocks."""
+    def forward(self, x: Tensor, unseen: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The input and the output of every block, each [B L D]: one more than there are blocks.
+
+        `unseen` as in `attend`.
+        """
         states = [x]
         for layer in self.layers:
-            states.append(layer(states[-1]))
+            states.append(layer(states[-1], unseen))
         return tuple(states)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,37 @@ class ForeignTokenizer:
         settings: dict[str, Any] = {"padding": "max_length", "max_length": self.length, "truncation": True}
         return [list(row) for row in self.tokenizer(list(texts), **settings)["input_ids"]]
 
-    def left_out(self, text: str) -> list[int]:
-        """The ids at the end of a text that `encode` has no room for."""
-        return self.ids(text)[self.room :]
+    def row(self, ids: Sequence[int]) -> list[int]:
+        """Exactly `length` ids for those of a text, which must fit: special tokens and padding as in `encode`."""
+        begin, end = self._around
+        padding = [self.pad_id] * (self.length - len(begin) - len(ids) - len(end))
+        row = [*begin, *ids, *end]
+        return [*padding, *row] if self._pads_left else [*row, *padding]
+
+    def place(self, count: int) -> int:
+        """Where in a row with `count` ids of a text the first of them stands."""
+        begin, end = self._around
+        return len(begin) + (self.length - len(begin) - count - len(end) if self._pads_left else 0)
+
+    def whole(self, ids: Sequence[int]) -> Iterable[Sequence[int]]:
+        """The ids in runs that must not be torn: each by itself."""
+        return [[index] for index in ids]
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """Ids as they stand in the vocabulary."""
+        return list(self.tokenizer.convert_ids_to_tokens(list(ids)))
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before a text and those after it."""
+        plain = self.ids("a")
+        row: list[int] = list(self.tokenizer("a", truncation=False)["input_ids"])
+        start = next(place for place in range(len(row)) if row[place : place + len(plain)] == plain)
+        return row[:start], row[start + len(plain) :]
+
+    @property
+    def _pads_left(self) -> bool:
+        return self.tokenizer.padding_side == "left"
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens left out."""
@@ -121,14 +150,17 @@ class ForeignEncoder(nn.Module):
         """Its class in transformers."""
         return type(self.model).__name__
 
-    def read(self, ids: Tensor, *, layer: int = -1, final_norm: bool = True) -> tuple[Tensor, None]:
+    def read(
+        self, ids: Tensor, *, layer: int = -1, final_norm: bool = True, unseen: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         """The tokens [B L D] that leave it, and nothing that stands for the whole text.
 
-        Raises UserError for another layer than the last.
+        Tokens where `unseen` [B L] is true are hidden as padding is. Raises UserError for another layer than the last.
         """
         if layer != -1 or not final_norm:
             raise UserError(f"Of a {self.class_name} only the last layer, after its norm, can be read: leave the rest.")
-        return self.model(input_ids=ids, attention_mask=(ids != self.pad_id).long()).last_hidden_state, None
+        seen = ids != self.pad_id if unseen is None else (ids != self.pad_id) & ~unseen
+        return self.model(input_ids=ids, attention_mask=seen.long()).last_hidden_state, None
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> list[Path]:
         """Write config.json and safetensors, cast to `dtype` if given, into a folder; returns the weight files."""

@@ -7,7 +7,7 @@ by sinusoids of a few numbers about the picture (section 2.2): B rows, K numbers
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,7 +83,7 @@ class SizedConditioner:
 
     @property
     def tokenizer(self) -> AnyTokenizer:
-        """The first one; where a text is cut is the same for all."""
+        """The first one."""
         return self.texts[0].tokenizer
 
     @property
@@ -102,13 +102,18 @@ class SizedConditioner:
             text.to(device, dtype)
         return self
 
+    def chunks(self, words: str | Words) -> int:
+        """How many chunks a text takes, as TextConditioner.chunks: the most that one of the encoders needs."""
+        return max(text.chunks(words) for text in self.texts)
+
     def __call__(self, asked: Sequence[str | Words]) -> Conditioning:
         """The conditioning of B texts for pictures of the sizes that are told with them, on the encoders' device.
 
-        sequence [B L D], pooled [B P + K*E]. Raises ValueError where no size is told.
+        sequence [B n*L D], pooled [B P + K*E], n as in TextConditioner. Raises ValueError where no size is told.
         """
         words = [Words(one) if isinstance(one, str) else one for one in asked]
-        told = [text(words) for text in self.texts]
+        count = max((self.chunks(one) for one in words), default=1)
+        told = [text([replace(one, chunks=count) for one in words]) for text in self.texts]
         sequence = torch.cat([row.sequence for row in told if row.sequence is not None], dim=2)
         projected = told[-1].pooled
         assert projected is not None

@@ -1,7 +1,7 @@
 """The U-Net without its coarsest self-attention: the worse network of perturbed-attention guidance.
 
-Ahn et al. 2024 (arXiv 2403.17377, section 4) replace softmax(q k^T / sqrt(d)) by the identity, so every position attends
-to itself alone and the values go straight to the output projection. Pictures keep texture and lose structure.
+Ahn et al. 2024 (arXiv 2403.17377, section 4) replace softmax(q k^T / sqrt(d)) by the identity: every position attends
+to itself alone, and the values go straight to the output projection. Pictures keep texture and lose structure.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def perturbed(unet: UNet) -> UNet:
     `repack`, a move to another device) is done here, and what `unet.project` makes of a text is good for both. Where
     `unet` is given other layers, make it anew. Raises UserError where there is no self-attention to take away.
     """
-    blocks = dict(unet.named_modules())
-    names = [name for name in blocks if isinstance(blocks[name], TransformerBlock)]
-    changed = {f"{name}.attn1": OwnValues(blocks[name].attn1) for name in coarsest(names, len(unet.down_blocks))}
+    blocks = {name: module for name, module in unet.named_modules() if isinstance(module, TransformerBlock)}
+    names = coarsest(list(blocks), len(unet.down_blocks))
+    changed = {f"{name}.attn1": OwnValues(blocks[name].attn1) for name in names}
     if not changed:
         raise UserError("This model's U-Net has no self-attention, so the guide pag has nothing to take away.")
     return replaced(unet, changed)

@@ -5,9 +5,9 @@ negative prompt's (the empty text, where there is none). "perturbed", "perturbed
 ask the model, and "weak", "weak-1", ... another model (see `source`). Whoever drives the denoiser asks for the rows,
 evaluates them side by side, and hands the estimates back by name.
 
-Everything is said of clean estimates x0. Where it is linear in them, it is the same said of eps or v; what is not linear
-says so. This file has plain guidance and what may stand in its place; `around` has what is put around it, `guides` the
-table of what a request may ask for. Imports no torch.
+Everything is said of clean estimates x0. What is linear in them is the same said of eps or v; what is not says so.
+This file has plain guidance and what may stand in its place; `around` has what is put around it, `guides` the table of
+what a request may ask for. Imports no torch.
 """
 
 from __future__ import annotations

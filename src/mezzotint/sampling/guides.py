@@ -95,7 +95,7 @@ GUIDES: dict[str, Guide] = {
         parameters=(_parameter("share", 0.7, 0.0, 1.0, "the paper's phi; 0 is off"),),
         about="what the network says at the contrast that it has without guidance",
         paper="Lin et al. 2023, arXiv 2305.08891, section 3.4",
-        make=lambda at, values: Rescale(at.inner, at.base.unguided, *values, at.prediction),
+        make=lambda at, values: Rescale(at.inner, at.base.unguided, values[0], at.prediction),
     ),
     "threshold": Guide(
         parameters=(_parameter("share", 0.995, 0.5, 1.0, "of a picture's values that stay as they are"),),

@@ -24,9 +24,15 @@ class BlockConfig(Protocol):
     """What a ResNet block needs to know of the network around it."""
 
     @property
-    def norm_num_groups(self) -> int: ...
+    def norm_num_groups(self) -> int:
+        """Groups of every normalisation."""
+        ...
+
     @property
-    def norm_eps(self) -> float: ...
+    def norm_eps(self) -> float:
+        """What keeps a normalisation from dividing by zero."""
+        ...
+
     @property
     def time_embed_dim(self) -> int:
         """E, the width of the embedded noise level."""

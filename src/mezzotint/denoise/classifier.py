@@ -98,7 +98,7 @@ class Classifier(nn.Module):
         return F.silu(self.norm_out(h))
 
     def answers(self, features: Tensor, sigma: Tensor) -> Tensor:
-        """log p [B S K 1+N], fp32, of features [B C h' w'] at sigmas [B]: that there are 0 .. N solids of a kind."""
+        """The log p [B S K 1+N], fp32, of 0 .. N solids of a kind, from features [B C h' w'] at sigmas [B]."""
         shapes, colours = self.kinds
 
         def says(head: nn.Module, *kinds: int) -> Tensor:  # [B N S K h'w'], S or K or both of them 1
@@ -111,7 +111,7 @@ class Classifier(nn.Module):
         return F.pad(logits, (1, 0)).log_softmax(dim=-1)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log p [B S K 1+N], fp32, of x [B C h w] = c_in * (x0 + sigma * n), of unit variance, at sigmas [B].
+        """The log p [B S K 1+N], fp32, of x [B C h w] = c_in * (x0 + sigma * n), of unit variance, at sigmas [B].
 
         c_in is 1 / sqrt(1 + sigma^2). Any h and w will do.
         """
@@ -119,7 +119,7 @@ class Classifier(nn.Module):
 
 
 def log_likelihood(answers: Tensor, target: Target) -> Tensor:
-    """log p(target | x) [B] from what the classifier answers, [B S K 1+N]."""
+    """The log p(target | x) [B] from what the classifier answers, [B S K 1+N]."""
     counts = answers[:, target.shape, target.colour]
     return counts[:, 1:].logsumexp(dim=1) if target.number is None else counts[:, target.number]
 

@@ -8,11 +8,11 @@ Here x = x_t / sqrt(abar) = x0 + sigma * n, and x0 = x - sigma * eps. By the cha
 
     x0_hat = x0 + s * sigma^2 * d/dx log p(y | x)
 
-which at s = 1 is Tweedie's formula of the conditional distribution: exactly E[x0 | x, y]. The classifier reads c_in * x,
-c_in = 1 / sqrt(1 + sigma^2), of unit variance, so d/dx is c_in times its gradient. The factor sigma^2 * c_in grows like
-sigma, while what an x of unit variance tells of y falls like 1 / sigma; our classifier has that in its form (see
-`denoise.classifier`), so the step is finite at a sigma of 4096 too. For any other, and for large scales, no step is
-longer than LIMIT allows. Imports torch only where a step is taken.
+which at s = 1 is Tweedie's formula of the conditional distribution: exactly E[x0 | x, y]. The classifier reads
+c_in * x, c_in = 1 / sqrt(1 + sigma^2), of unit variance, so d/dx is c_in times its gradient. The factor
+sigma^2 * c_in grows like sigma, while what an x of unit variance tells of y falls like 1 / sigma; our classifier has
+that in its form (see `denoise.classifier`), so the step is finite at a sigma of 4096 too. For any other, and for large
+scales, no step is longer than LIMIT allows. Imports torch only where a step is taken.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Answers(Protocol):
     """What is asked of a classifier."""
 
     def __call__(self, x: Tensor, sigma: Tensor, /) -> Tensor:
-        """log p [B S K 1+N] of numbers of solids, for c_in * x [B C h w] at sigmas [B]."""
+        """The log p [B S K 1+N] of numbers of solids, for c_in * x [B C h w] at sigmas [B]."""
         ...
 
 
@@ -74,7 +74,7 @@ class Classify:
         return x0 + self._step(query.x, query.sigma).to(x0)
 
     def _step(self, x: Tensor, sigma: float) -> Tensor:
-        """s * sigma^2 * d/dx log p of x [1 C h w], no longer than the limit."""
+        """The step s * sigma^2 * d/dx log p of x [1 C h w], no longer than the limit."""
         import torch
 
         from mezzotint.denoise.classifier import log_likelihood

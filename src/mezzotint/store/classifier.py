@@ -39,7 +39,7 @@ class StoredClassifier:
 
 def classifier_in(folder: Path, sums: dict[str, str]) -> StoredClassifier | None:
     """The classifier in a model's folder, if there is one of ours; `sums` are those of mezzotint.json."""
-    return StoredClassifier(lambda: _read(folder, sums)) if has_classifier(folder) else None
+    return StoredClassifier(lambda: _checked(folder, sums)) if has_classifier(folder) else None
 
 
 def has_classifier(folder: Path) -> bool:
@@ -69,14 +69,20 @@ def classifier_files(folder: Path) -> list[Path]:
     return [folder / CLASSIFIER / "config.json", *sorted((folder / CLASSIFIER).glob("*.safetensors"))]
 
 
-def _read(folder: Path, sums: dict[str, str]) -> Classifier:
+def load_classifier(folder: Path) -> Classifier:
+    """The classifier in a folder of its own, fixed, in float32. Raises UserError where it is damaged."""
     from mezzotint.denoise.classifier import STEM, Classifier
     from mezzotint.denoise.classifier_config import ClassifierConfig
     from mezzotint.store.part import load_part
 
-    config = described(ClassifierConfig.from_dict, folder / CLASSIFIER / "config.json")
+    config = described(ClassifierConfig.from_dict, folder / "config.json")
+    return load_part(lambda: Classifier(config), folder, stem=STEM)
+
+
+def _checked(folder: Path, sums: dict[str, str]) -> Classifier:
+    """That of a model's folder. Raises UserError also where a file has another sum than is told."""
     for name, digest in sums.items():
         path = folder / name
         if name.startswith(f"{CLASSIFIER}/") and (not path.is_file() or file_sum(path).sha256 != digest):
             raise damaged(path)
-    return load_part(lambda: Classifier(config), folder / CLASSIFIER, stem=STEM)
+    return load_classifier(folder / CLASSIFIER)

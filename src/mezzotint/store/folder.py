@@ -18,8 +18,8 @@ from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.beside import folder_beside
 from mezzotint.store.carried import carried_in_folder
-from mezzotint.store.classifier import classifier_in, save_classifier
 from mezzotint.store.checksum import Checksums
+from mezzotint.store.classifier import classifier_in, save_classifier
 from mezzotint.store.facts import described, read_facts, read_json, write_facts, write_json
 from mezzotint.store.layout import is_model_folder
 from mezzotint.store.part import SHARD, save_part

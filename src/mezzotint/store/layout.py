@@ -33,7 +33,7 @@ VARIANTS = {
 """The precisions that a part may be stored in, for each that may be asked for, the best first."""
 
 CLASSIFIER = "classifier"
-"""The folder of our own classifier of noisy latents: no part of the pipeline of diffusers, which does not look there."""
+"""The folder of our own classifier of noisy latents, where diffusers does not look."""
 
 TOKENIZER_FILES = (
     "vocab.json",

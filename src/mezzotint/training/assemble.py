@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ SHARD = 15 * 2**20
 def assemble(run: Run) -> Path:
     """The model in RUN/model from the finished stages; the fine-tuned decoder is taken where there is one.
 
-    It is called what the recipe is called, and says of itself how its stages were trained. Raises UserError where a
-    stage is not finished.
+    It is called what the recipe is called, and says of itself how its stages were trained. Where the run has a
+    classifier alone, for a model begun from, that model is written once more with it. Raises UserError where a stage is
+    not finished.
     """
+    if run.parts is not None and run.has("classifier") and not run.has("unet"):
+        return _with_classifier(run, run.parts)
     run.need("unet")
     conditioner = run.conditioner()
     facts = Facts(
@@ -40,9 +44,26 @@ def assemble(run: Run) -> Path:
         vae=run.autoencoder("decoder" if run.has("decoder") else "vae"),
         schedule=described(NoiseSchedule.from_dict, run.need("unet") / "scheduler_config.json"),
         facts=facts,
+        classifier=run.classifier(),
     )
     target = run.folder / "model"
     save_folder(parts, target, card=model_card(run), dtype=torch.float16, shard=SHARD)
+    return target
+
+
+def _with_classifier(run: Run, parts: Parts) -> Path:
+    """The model begun from, which stays what it is but for its classifier."""
+    assert run.start is not None
+    told = read_json(run.folder / "recipe.json")["classifier"]
+    facts = replace(parts.facts, recipe={**parts.facts.recipe, "classifier": told})
+    card, target = run.start / "README.md", run.folder / "model"
+    save_folder(
+        replace(parts, classifier=run.classifier(), facts=facts),
+        target,
+        card=card.read_text(encoding="utf-8") if card.is_file() else None,
+        dtype=torch.float16,
+        shard=SHARD,
+    )
     return target
 
 
@@ -69,6 +90,7 @@ def model_card(run: Run) -> str:
         prompt, licence = sample_prompts(run.pictures())[0].replace('"', "'"), ""
         learnt_from, knows = "a folder of captioned pictures", "It knows what those pictures show."
     names = {"vae": "autoencoder", "clip": "text and image towers", "unet": "U-Net", "decoder": "decoder alone"}
+    names["classifier"] = "classifier"
     seen = ", ".join(f"{name} {told[stage]['fit']['images']}" for stage, name in names.items() if run.has(stage))
     return f"""# {recipe.name}
 

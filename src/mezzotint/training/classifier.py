@@ -49,7 +49,7 @@ def counts(shape: Tensor, colour: Tensor, present: Tensor, config: ClassifierCon
 
 
 def prior_of(pictures: StillLife, config: ClassifierConfig) -> tuple[Tensor, Tensor]:
-    """log of how much more often there are n = 1 .. N solids of a kind than none, [S K N], and the kinds there are.
+    """The log of how much more often there are n = 1 .. N solids of a kind than none, [S K N]; and the kinds there are.
 
     Half a picture is added to every number, so that none is infinitely rare. A pair of shape and colour that no picture
     shows is taken to be as rare as the others are on average.

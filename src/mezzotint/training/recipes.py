@@ -10,7 +10,15 @@ from typing import Any, cast
 
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.training.fit_config import FitConfig
-from mezzotint.training.recipe import CLIPRecipe, DecoderRecipe, Recipe, UNetRecipe, VAERecipe
+from mezzotint.training.recipe import (
+    STILL_LIFE,
+    ClassifierRecipe,
+    CLIPRecipe,
+    DecoderRecipe,
+    Recipe,
+    UNetRecipe,
+    VAERecipe,
+)
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
 
@@ -39,6 +47,13 @@ def _vae(size: int, *widths: int, groups: int = 8) -> AutoencoderConfig:
     )
 
 
+def _classifier(
+    widths: tuple[int, ...], blocks: tuple[int, ...], fit: FitConfig, heads: int = 4, groups: int = 16
+) -> ClassifierRecipe:
+    network = replace(STILL_LIFE, widths=widths, blocks=blocks, heads=heads, norm_num_groups=groups)
+    return ClassifierRecipe(network=network, fit=fit)
+
+
 def debug() -> Recipe:
     """Every stage in seconds, on nothing much; the pictures are noise."""
     quick = FitConfig(images=32, batch=8, warmup=8, ema=16, bf16=False)
@@ -50,6 +65,7 @@ def debug() -> Recipe:
         clip=CLIPRecipe(vocab_size=600, width=32, layers=1, heads=2, patch=8, projection=16, fit=quick),
         unet=UNetRecipe(network=_unet(32, (32, 32), (False, True), 32), fit=quick),
         decoder=DecoderRecipe(crop=32, fit=quick),
+        classifier=_classifier((16, 16), (1, 2), quick, heads=2, groups=4),
         defaults={"steps": 2, "guidance": 2.0, "sampler": "euler"},
     )
 
@@ -82,6 +98,7 @@ def still_life_64() -> Recipe:
         decoder=DecoderRecipe(
             crop=64, fit=FitConfig(images=30_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)
         ),
+        classifier=_classifier((128,), (3,), FitConfig(images=60_000, batch=32, ema=3000, fall=0.7)),
     )
 
 
@@ -115,6 +132,7 @@ def still_life_128() -> Recipe:
         decoder=DecoderRecipe(
             crop=64, fit=FitConfig(images=40_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)
         ),
+        classifier=_classifier((64, 128), (1, 3), FitConfig(images=44_000, batch=32, ema=3000, fall=0.7)),
     )
 
 
@@ -141,6 +159,7 @@ def still_life_256() -> Recipe:
             fit=FitConfig(images=2_500_000, batch=256, lr=6e-4, warmup=20_000, ema=50_000),
         ),
         decoder=DecoderRecipe(crop=128, fit=FitConfig(images=150_000, batch=64, lr=5e-4, fall=0.7)),
+        classifier=_classifier((64, 64, 128), (1, 1, 3), FitConfig(images=300_000, batch=64, ema=10_000, fall=0.7)),
     )
 
 

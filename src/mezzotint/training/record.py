@@ -12,7 +12,7 @@ from mezzotint.conditioning.clip_config import CLIPConfig
 from mezzotint.store.beside import file_beside
 from mezzotint.store.facts import read_json, write_json
 from mezzotint.store.folder import described
-from mezzotint.training.recipe import Recipe, check_fit
+from mezzotint.training.recipe import Recipe, check_classifier, check_fit
 from mezzotint.training.run import Run
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
@@ -100,6 +100,8 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
             )
     if run.recipe.size % vae.factor != 0:
         raise UserError(f"size is {run.recipe.size}; the autoencoder needs a multiple of {vae.factor}.")
+    if "classifier" in stages:
+        check_classifier(run.recipe.classifier.network, vae.latent_channels)
     if "unet" in stages:
         check_fit(unet, vae.latent_channels, width)
 

@@ -3,7 +3,7 @@
 RUN/recipe.json   the resolved recipe; "recipe", the name of the one it was changed from; "data", the folder of pictures
                   that is learned from, null for the still life; "start", the model that each stage began from, if any
 RUN/data/         rendered scenes
-RUN/vae/ clip/ unet/ decoder/   each: the trained part, checkpoint.pt, log.jsonl, samples/
+RUN/vae/ clip/ unet/ decoder/ classifier/   each: the trained part, checkpoint.pt, log.jsonl, samples/
 RUN/model/        the model, in the diffusers layout, with its card
 """
 
@@ -21,6 +21,7 @@ from mezzotint.conditioning.foreign import LENGTH, load_encoder, load_tokenizer
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
+from mezzotint.store.classifier import StoredClassifier, load_classifier
 from mezzotint.store.folder import Parts, described
 from mezzotint.store.load import load_parts
 from mezzotint.store.part import load_part
@@ -130,6 +131,12 @@ class Run:
         folder = self.need("unet")
         config = described(UNetConfig.from_dict, folder / "config.json")
         return load_part(lambda: UNet(config), folder)
+
+    def classifier(self) -> StoredClassifier | None:
+        """The trained classifier, or else that of the model begun from, if it is of the same latent space."""
+        if self.has("classifier"):
+            return StoredClassifier(lambda: load_classifier(self.stage("classifier")))
+        return None if self.parts is None or self.has("vae") else self.parts.classifier
 
     def reporter(self, name: str) -> Callable[[Progress], None]:
         """`report` for one stage."""

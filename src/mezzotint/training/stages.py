@@ -169,10 +169,11 @@ def train_unet(run: Run) -> None:
 def train_classifier(run: Run) -> None:
     """What tells from a noisy latent which solids it becomes."""
     recipe = run.recipe.classifier
+    pictures = run.pictures()
+    if not isinstance(pictures, StillLife):
+        raise UserError("A classifier learns from scenes whose solids are known: train it without --data.")
     codec = Codec(channels_last(run.autoencoder().to(run.device)))
     schedule = run.recipe.unet.schedule if run.parts is None else run.parts.schedule
-    pictures = run.pictures()
-    assert isinstance(pictures, StillLife)
     prior, seen = naming.prior_of(pictures, recipe.network)
     torch.manual_seed(recipe.fit.seed)
     classifier = noisy.Classifier(recipe.network)
@@ -187,9 +188,7 @@ def train_classifier(run: Run) -> None:
         focus=recipe.focus,
         cache=run.stage("classifier"),
     )
-    network = fit(
-        task, recipe.fit, run.stage("classifier"), resume=run.resume, report=run.reporter("classifier")
-    )
+    network = fit(task, recipe.fit, run.stage("classifier"), resume=run.resume, report=run.reporter("classifier"))
     if workers.leads():
         classifier = naming.trained(network)
         save_part(classifier, classifier.config.to_dict(), run.stage("classifier"), stem=noisy.STEM)
@@ -235,6 +234,8 @@ def carry_out(run: Run, stage: str) -> Path:
     with workers.agreed():
         run = settled(run, stage)
         stages = [stage] if stage != "all" else list(STAGES if run.start is None else FINE_TUNED)
+        if stage == "all" and run.pictures_from is not None:
+            stages = [name for name in stages if name != "classifier"]  # Nobody knows what those pictures show.
         needs = NEEDS.get(stage, ())
         if run.recipe.encoder != "":
             if stage == "clip":

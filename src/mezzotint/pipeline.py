@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -29,7 +30,6 @@ from mezzotint.plan import plan
 from mezzotint.store.extras import Extras, Loras, Names
 from mezzotint.types import PromptWarning, Request, UserError
 from mezzotint.vae.codec import Codec, to_uint8
-from mezzotint.vae.preview import LatentPreview
 
 if TYPE_CHECKING:
     from mezzotint.store.attach import Attachments
@@ -249,7 +249,16 @@ class Pipeline:
     @torch.inference_mode()
     def preview(self, latents: Tensor) -> list[Image.Image]:
         """Small RGB pictures of latents [B C h w], one pixel for each place, for next to nothing: see `vae.preview`."""
+        from mezzotint.vae.preview import LatentPreview
+
         return LatentPreview.of(self.codec)(latents)
+
+    def enlarge(self, latent: Tensor, size: tuple[int, int]) -> Tensor:
+        """A clean latent [1 C h w] at another size (H, W), by way of its pixels."""
+        pixels = self.codec.decode(latent).float()
+        sides = [side * self.codec.factor for side in size]
+        larger = F.interpolate(pixels, size=sides, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
+        return self.codec.encode(larger).to(latent)
 
     def named(self, request: Request) -> Request:
         """The request with this model's name, where it has one, and those of the files beside it."""

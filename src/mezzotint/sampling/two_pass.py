@@ -22,6 +22,9 @@ from mezzotint.sampling.samplers import Noise, Walk
 if TYPE_CHECKING:
     from torch import Tensor
 
+START = 1.0
+"""The sigma where all passes but the first begin."""
+
 Shape = tuple[int, ...]
 Begin = Callable[["Tensor", Sequence[float], Noise], Walk]
 """What begins a walk: `Sampler.walk`, or it with its options filled in."""

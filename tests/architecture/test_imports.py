@@ -90,6 +90,7 @@ WITHOUT_TORCH = [
     "mezzotint",
     "mezzotint.types",
     "mezzotint.text",
+    "mezzotint.noise",
     "mezzotint.sampling",
     "mezzotint.conditioning",
     "mezzotint.vae",

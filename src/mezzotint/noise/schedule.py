@@ -25,9 +25,9 @@ MOST_TIMESTEPS = 1_000_000
 SPACINGS = ("leading", "linspace", "trailing")
 
 TERMINAL_ALPHA_BAR = 2.0**-24
+"""Stands for the zero of a zero-terminal-SNR schedule, so that its last sigma is not infinite but 4096 (less 1e-4)."""
 FAR = 2.0**16
 """The sigma that stands for infinity in walks of DDIM, which diffusers does not cap."""
-"""Stands for the zero of a zero-terminal-SNR schedule, so that its last sigma is not infinite but 4096 (less 1e-4)."""
 
 SPACED_LEADING = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
 """The diffusers classes whose spacing, when their file does not say, is "leading"; the others' is "linspace"."""
@@ -213,9 +213,8 @@ class NoiseSchedule:
         "linspace" begins at the last timestep, not the first, and "trailing" never gives a step too many. Raises
         UserError for more steps than the schedule has, or fewer than 1.
         """
+        self.check_steps(steps)
         count = self.num_train_timesteps
-        if not 1 <= steps <= count:
-            raise UserError(f"The number of steps is {steps}; this model takes from 1 to {count}.")
         if self.timestep_spacing == "leading":
             stride = count // steps
             offset = min(self.steps_offset, count - 1 - (steps - 1) * stride)
@@ -227,6 +226,16 @@ class NoiseSchedule:
             places = np.arange(count, 0, -count / steps)[:steps].round() - 1
         return places.astype(int).tolist()
 
+    def check_steps(self, steps: int) -> None:
+        """Raise UserError for more steps than the schedule has timesteps, or fewer than 1."""
+        if not 1 <= steps <= self.num_train_timesteps:
+            count = self.num_train_timesteps
+            raise UserError(f"The number of steps is {steps}; this model takes from 1 to {count}.")
+
+    def first_sigma(self, sigma: float, *, ddim: bool) -> float:
+        """Where a walk begins whose first sigma in the table is `sigma`: FAR for ddim at zero terminal SNR."""
+        return FAR if ddim and self.rescale_betas_zero_snr and sigma == self.sigma_max else sigma
+
     def walk(self, steps: int, *, ddim: bool = False) -> list[float]:
         """The sigmas of a walk from noise to latent: steps + 1 of them, descending, the last 0.
 
@@ -234,8 +243,11 @@ class NoiseSchedule:
         the sigma of timestep 0. Raises UserError for a number of steps below 1 or above the schedule's.
         """
         first, *rest = (float(self.sigmas[t]) for t in self.timesteps(steps))
-        first = FAR if ddim and self.rescale_betas_zero_snr and first == self.sigma_max else first
-        return [first, *rest, self.sigma_min if ddim and not self.set_alpha_to_one else 0.0]
+        return [
+            self.first_sigma(first, ddim=ddim),
+            *rest,
+            self.sigma_min if ddim and not self.set_alpha_to_one else 0.0,
+        ]
 
 
 def _interpolate(at: float | Tensor, x: Tensor, y: Tensor, *, log: bool = False, exp: bool = False) -> Any:

@@ -1,7 +1,7 @@
 """The walk from noise to latent: samplers, guidance, and the one loop that drives any number of them.
 
-`sample` is for people who have a denoiser of their own and only want the samplers. Importing this package imports no
-torch, so that the names of the samplers cost nothing to list.
+`sample` and `invert` are for people who have a denoiser of their own and only want the samplers. Importing this package
+imports no torch, so that the names of the samplers cost nothing to list.
 """
 
 from __future__ import annotations
@@ -11,40 +11,59 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mezzotint.sampling.guidance import ClassifierFree, Guidance
-from mezzotint.sampling.samplers import SAMPLERS, Query, Sampler, sampler_named
+from mezzotint.sampling.inversion import ROUNDS, ascend
+from mezzotint.sampling.samplers import SAMPLERS, Query, Sampler, Walk, sampler_named
 from mezzotint.types import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SAMPLERS", "ClassifierFree", "Guidance", "Query", "Sampler", "sample", "sampler_named"]
+    from mezzotint.noise.schedule import NoiseSchedule
+
+__all__ = [
+    "SAMPLERS",
+    "ClassifierFree",
+    "Guidance",
+    "Query",
+    "Sampler",
+    "ascend",
+    "drive",
+    "invert",
+    "sample",
+    "sampler_named",
+]
+
+Denoise = Callable[["Tensor", "Tensor"], "Tensor"]
+"""denoise(x [B ...], sigma [B]) -> clean estimate [B ...], whatever the dtype, device and shape of x."""
 
 
 def sample(
-    denoise: Callable[[Tensor, Tensor], Tensor],
+    denoise: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
     *,
     sampler: str = "dpmpp-2m",
     seed: int | Sequence[int] = 0,
+    eta: float | None = None,
+    schedule: NoiseSchedule | None = None,
 ) -> Tensor:
     """Walk x [B ...] from sigmas[0] to sigmas[-1] with a denoiser of your own.
 
     denoise(x [B ...], sigma [B]) -> clean estimate [B ...], whatever the dtype, device and shape of x. The start is
     yours to make: `sigmas[0] * noise`, or a latent plus it. `seed` is each row's, or the first row's where it is one
     number and the rest count up; it matters to stochastic samplers alone, whose rows continue the streams that
-    `noise.draw_noise(seeds, x.shape[1:])` begins, so that noise drawn with the same seed is not met twice.
+    `noise.draw_noise(seeds, x.shape[1:])` begins, so that noise drawn with the same seed is not met twice. `eta` is the
+    share of fresh noise, none the sampler's own; `schedule` is the table that your model knows, which tcd alone reads.
 
-    Raises UserError for an unknown sampler, sigmas that do not descend to 0 or more, or seeds that are not B.
+    Raises UserError for an unknown sampler, an eta that it does not take, sigmas that do not descend to 0 or more, or
+    seeds that are not B.
     """
     import torch
 
     from mezzotint.noise.generator import generator
 
     chosen = sampler_named(sampler)
-    levels = [float(sigma) for sigma in sigmas]
-    if not levels or min(levels) < 0 or any(after >= before for before, after in pairwise(levels)):
-        raise UserError("The sigmas must be one or more numbers that descend and do not fall below 0.")
+    levels = _levels(sigmas)
     seeds = [seed + row for row in range(len(x))] if isinstance(seed, int) else list(seed)
     if len(seeds) != len(x):
         raise UserError(f"There are {len(seeds)} seeds for {len(x)} rows: give one seed, or one a row.")
@@ -53,14 +72,40 @@ def sample(
     def noise() -> Tensor:
         return torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
 
-    if chosen.stochastic:
+    if chosen.eta is not None:
         noise()  # Where x came from.
-    walk = chosen.walk(x, levels, noise)
-    precision = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return drive(chosen.begin(x, levels, noise, eta, schedule), denoise)
+
+
+def invert(denoise: Denoise, x0: Tensor, sigmas: Sequence[float], *, rounds: int = ROUNDS) -> Tensor:
+    """The noise x [B ...] at sigmas[0] from which a deterministic walk of first order draws x0 [B ...] again.
+
+    `sigmas` are those of that walk, descending: `sample(denoise, x, sigmas, sampler="ddim")` is x0 again, the nearer
+    the more `rounds` of correction a step, each of one evaluation; see `inversion.ascend`. Raises UserError for sigmas
+    that do not descend to 0 or more, or negative rounds.
+    """
+    if rounds < 0:
+        raise UserError(f"The number of rounds is {rounds}; it must be 0 or more.")
+    return drive(ascend(x0, _levels(sigmas), rounds=rounds), denoise)
+
+
+def drive(walk: Walk, denoise: Denoise) -> Tensor:
+    """What a walk returns when a denoiser answers all that it asks."""
+    import torch
+
     try:
         query = next(walk)
         while True:
-            sigma = torch.full((len(x),), query.sigma, dtype=precision, device=x.device)
-            query = walk.send(denoise(query.x, sigma))
+            x = query.x
+            precision = torch.float64 if x.dtype == torch.float64 else torch.float32
+            query = walk.send(denoise(x, torch.full((len(x),), query.sigma, dtype=precision, device=x.device)))
     except StopIteration as end:
         return end.value
+
+
+def _levels(sigmas: Sequence[float]) -> list[float]:
+    """The sigmas as floats, checked."""
+    levels = [float(sigma) for sigma in sigmas]
+    if not levels or min(levels) < 0 or any(not after < before for before, after in pairwise(levels)):
+        raise UserError("The sigmas must be one or more numbers that descend and do not fall below 0.")
+    return levels

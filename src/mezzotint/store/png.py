@@ -26,11 +26,22 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The kinds of picture that are written, by the end of the name."""
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
 A1111_SAMPLERS = {
+    "ddim": "DDIM",
+    "plms": "PLMS",
     "euler": "Euler",
     "euler-ancestral": "Euler a",
     "heun": "Heun",
-    "ddim": "DDIM",
+    "lms": "LMS",
+    "dpm2": "DPM2",
+    "dpm2-ancestral": "DPM2 a",
+    "dpmpp-2s-ancestral": "DPM++ 2S a",
     "dpmpp-2m": "DPM++ 2M",
+    "dpmpp-sde": "DPM++ SDE",
+    "dpmpp-2m-sde": "DPM++ 2M SDE",
+    "dpmpp-3m-sde": "DPM++ 3M SDE",
+    "unipc": "UniPC",
+    "restart": "Restart",
+    "lcm": "LCM",
 }
 """What the AUTOMATIC1111 web UI calls the samplers that it has too."""
 

@@ -70,7 +70,13 @@ _TABLE = (
         name="lcm", walk=lcm, order=1, eta=1.0, most_eta=1.0, about="all noise fresh; for consistency models, 4 steps"
     ),
     Sampler(
-        name="tcd", walk=tcd, order=1, eta=0.3, most_eta=1.0, about="eta is gamma; for trajectory consistency models"
+        name="tcd",
+        walk=tcd,
+        order=1,
+        eta=0.3,
+        most_eta=1.0,
+        in_timesteps=True,
+        about="eta is gamma; for trajectory consistency models",
     ),
 )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mezzotint.types import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mezzotint.noise.schedule import NoiseSchedule
 
 
 class Query(NamedTuple):
@@ -52,6 +54,8 @@ class Sampler:
     """The share of fresh noise when nothing is said, 1 as in its paper; none where it cannot add any."""
     most_eta: float = math.inf
     """The largest share that makes sense."""
+    in_timesteps: bool = False
+    """Whether it reckons in timesteps: its coroutine then takes schedule=... too."""
     about: str
     """One line for a person choosing."""
 
@@ -60,14 +64,25 @@ class Sampler:
         """Whether it adds noise on the way when nothing is said."""
         return self.eta is not None and self.eta > 0
 
-    def begin(self, x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float | None = None) -> Walk:
+    def begin(
+        self,
+        x: Tensor,
+        sigmas: Sequence[float],
+        noise: Noise,
+        eta: float | None = None,
+        schedule: NoiseSchedule | None = None,
+    ) -> Walk:
         """A walk of x [B ...] from sigmas[0], which x has, down to sigmas[-1].
 
-        `eta` is the share of fresh noise, none the sampler's own. Raises UserError for an eta that is out of range, or
-        given to a sampler that adds no noise.
+        `eta` is the share of fresh noise, none the sampler's own. `schedule` is the model's table, for those that
+        reckon in timesteps; none is Stable Diffusion's. Raises UserError for an eta that is out of range, or given to a
+        sampler that adds no noise.
         """
         self.check(eta)
-        return self.walk(x, sigmas, noise) if eta is None else self.walk(x, sigmas, noise, eta=eta)
+        more: dict[str, Any] = {} if eta is None else {"eta": eta}
+        if self.in_timesteps:
+            more["schedule"] = schedule
+        return self.walk(x, sigmas, noise, **more)
 
     def check(self, eta: float | None) -> None:
         """Raise UserError for an eta that `begin` would refuse."""

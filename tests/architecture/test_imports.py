@@ -117,7 +117,16 @@ def test_no_torch_where_none_is_needed():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["generate", "--help"], ["models"], ["inspect", str(ROOT / "nothing")]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["models"],
+        ["inspect", str(ROOT / "nothing")],
+        ["tokens", "a (red:1.3) cube"],
+    ],
+)
 def test_no_torch_behind_these_commands(argv: list[str]):
     code = (
         "import sys\n"

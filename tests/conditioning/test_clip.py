@@ -143,7 +143,7 @@ def test_a_clip_shares_its_towers() -> None:
 
 def test_conditioner(model: CLIPTextModel) -> None:
     conditioner = TextConditioner(TOKENIZER, model)
-    prompts = ["a red cube", "", "🟥" * 500]
+    prompts = ["a red cube", "", "🟥" * 18]
     with torch.no_grad():
         found = conditioner(prompts)
         assert torch.equal(found.sequence, model(ids_of(*prompts)).last_hidden_state)

@@ -56,7 +56,9 @@ def test_padding_is_hidden_from_words(text: tuple[ForeignTokenizer, ForeignEncod
     tokenizer, encoder = text
     assert tokenizer.encode([PROMPT]) == [[2, 5, 6, 8, 3, *[0] * 7]]
     assert tokenizer.encode([]) == []
-    assert tokenizer.decode(tokenizer.left_out("a " * 10 + "red ball")) == "red ball"
+    assert [tokenizer.row(tokenizer.ids(text)) for text in (PROMPT, "")] == tokenizer.encode([PROMPT, ""])
+    assert tokenizer.encode([PROMPT])[0][tokenizer.place(3) :][:3] == tokenizer.ids(PROMPT)
+    assert tokenizer.names(tokenizer.ids(PROMPT)) == PROMPT.split()
     ids = torch.tensor(tokenizer.encode([PROMPT]))
     whole, short = encoder.read(ids)[0], encoder.read(ids[:, :5])[0]
     # Other shapes take other paths through the matrix product.

@@ -28,13 +28,6 @@ def test_a_text_becomes_ids_of_one_length() -> None:
         WORDS.encode("a red cube")
 
 
-def test_what_does_not_fit_is_told() -> None:
-    left_out = WORDS.left_out("a " * 6 + "red cubes")
-    assert left_out == [6, 7, 8]
-    assert WORDS.decode(left_out) == "red cubes"
-    assert WORDS.left_out("a red cube") == []
-
-
 def test_decoding_leaves_out_what_stands_for_no_text() -> None:
     assert WORDS.decode(WORDS.encode(["a red cube!"])[0]) == "a red cube !"
     with pytest.raises(UserError, match="no token 12"):

@@ -72,10 +72,10 @@ def test_ids_are_told_back() -> None:
         TOKENIZER.decode([5000])
 
 
-def test_what_is_cut_is_told_with_the_words() -> None:
-    long = "a " * 74 + "style <cat-toy>"
-    assert TOKENIZER.left_out(long) == [*STYLE[1:], *CAT]
-    assert TOKENIZER.decode(TOKENIZER.left_out(long)) == "Style <cat-toy>"
+def test_a_word_is_not_to_be_torn() -> None:
+    ids = TOKENIZER.ids("a style style cube")
+    assert [list(run) for run in TOKENIZER.whole(ids)] == [[ids[0]], STYLE, STYLE, [ids[-1]]]
+    assert [list(run) for run in PLAIN.whole(PLAIN.ids("a cube"))] == [[index] for index in PLAIN.ids("a cube")]
 
 
 def test_without_words_it_is_the_plain_one_again() -> None:

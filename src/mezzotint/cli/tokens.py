@@ -80,9 +80,7 @@ def _part(part: Part, weighting: str, tokenizers: dict[str, AnyTokenizer]) -> di
         name: [
             [
                 {"id": index, "token": token, "weight": weight}
-                for index, token, weight in zip(
-                    chunk.ids, tokenizer.names(chunk.ids), chunk.weights, strict=True
-                )
+                for index, token, weight in zip(chunk.ids, tokenizer.names(chunk.ids), chunk.weights, strict=True)
             ]
             for chunk in chunked(tokenizer, part.text, weighting)
         ]

@@ -107,7 +107,9 @@ class TextConditioner:
         if weighed:
             tokens = list(sequence.split(1))
             for number in weighed:
-                tokens[number] = self._weighed(tokens[number], ids[number, None], rows[number], laid[number // count][2])
+                tokens[number] = self._weighed(
+                    tokens[number], ids[number, None], rows[number], laid[number // count][2]
+                )
             sequence = torch.cat(tokens)
         pooled = [summary for _, summary in read if summary is not None]
         return Conditioning(
@@ -137,4 +139,7 @@ class TextConditioner:
         weights[start : start + len(chunk.ids)] = torch.tensor(chunk.weights, device=ids.device)
         if weighting == "a1111":
             return scaled(tokens, weights[None])
-        return interpolated(lambda *asked: self._read(*asked)[0], ids, self._ids([EMPTY]), weights)
+        return interpolated(self._tokens, ids, self._ids([EMPTY]), weights)
+
+    def _tokens(self, ids: Tensor, unseen: Tensor | None) -> Tensor:
+        return self._read(ids, unseen)[0]

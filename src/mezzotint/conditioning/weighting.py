@@ -1,7 +1,7 @@
 """How the weights of words change what a text encoder says of them. N chunks, L tokens, D their width.
 
-a1111 (AUTOMATIC1111's web UI, `EmphasisOriginal`): the tokens z of a chunk times their weights w, then all of them times
-one number that gives back the mean of the chunk,
+a1111 (AUTOMATIC1111's web UI, `EmphasisOriginal`): the tokens z of a chunk times their weights w, then all of them
+times one number that gives back the mean of the chunk,
 
     z' = w z mean(z) / mean(w z).
 
@@ -9,8 +9,8 @@ compel (its EmbeddingsProvider, with the default DownweightMode.MASK): tokens mo
 
     b = e + w (z - e),
 
-and the more a run of words with one weight w_f below 1 is to go, the more of the same from an encoding in which no other
-token sees those words, y_f = e + w (z_f - e), is mixed in,
+and the more a run of words with one weight w_f below 1 is to go, the more of the same from an encoding in which no
+other token sees those words, y_f = e + w (z_f - e), is mixed in,
 
     z' = (b + sum_f t_f y_f) / (1 + sum_f t_f),   t_f = tan((1 - max(w_f, 1e-5)) pi / 2).
 
@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+NO_MEAN = 1e-4
+"""A mean that is this much of the mean size, or less, is rounding, as where a layer norm without bias comes last."""
 LEAST = 1e-5
 """The least weight that t is computed of; at 0 it is infinite."""
 
@@ -33,11 +35,12 @@ Read = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def scaled(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Tokens [N L D] weighed with weights [N L] as a1111 does. A mean that is lost altogether is not given back."""
+    """Tokens [N L D] weighed with weights [N L] as a1111 does; where there is no mean to speak of, none is given back."""
     exact = tokens.float()
     product = exact * weights[..., None]
-    ratio = exact.mean((1, 2)) / product.mean((1, 2))
-    ratio = torch.where(ratio.isfinite(), ratio, 1.0)
+    before, after = exact.mean((1, 2)), product.mean((1, 2))
+    least = NO_MEAN * exact.abs().mean((1, 2))
+    ratio = torch.where((before.abs() > least) & (after.abs() > least), before / after, 1.0)
     return (product * ratio[:, None, None]).to(tokens.dtype)
 
 

@@ -1,8 +1,8 @@
 """A text of any length as chunks that a text encoder has room for. Imports no torch.
 
-As AUTOMATIC1111's web UI does: a chunk is filled to the encoder's room (75 ids of CLIP's 77) and the next goes on. Where
-a comma stands among its last 20 ids, what follows the comma goes to the next chunk, so that no phrase is torn. BREAK
-ends a chunk. A learned word is not torn either, unless no chunk holds it.
+As AUTOMATIC1111's web UI does: a chunk is filled to the encoder's room (75 ids of CLIP's 77) and the next goes on.
+Where a comma stands among its last 20 ids, what follows the comma goes to the next chunk, so that no phrase is torn.
+BREAK ends a chunk. A learned word is not torn either, unless no chunk holds it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Filling:
         """Add ids that stay together, to the next chunk where this one has no room for them."""
         if len(self.ids) + len(run) > self._room:
             behind = len(self.ids) - self._after_comma
-            near = 0 < self._after_comma and behind < BACKTRACK and behind + len(run) <= self._room
+            near = self._after_comma > 0 and behind < BACKTRACK and behind + len(run) <= self._room
             self.close(self._after_comma if near and run != self._comma else len(self.ids))
         self.ids += run
         self._weights += [weight] * len(run)

@@ -1,10 +1,10 @@
-"""How much each word of a text counts. Imports no torch.
+r"""How much each word of a text counts. Imports no torch.
 
 weighting a1111 is the syntax of AUTOMATIC1111's web UI ("Attention/emphasis" in its wiki):
 
     (word)       1.1 times; [word] 1/1.1 times; nesting multiplies
     (word:1.3)   1.3 times
-    \\( \\) \\[ \\]  the brackets themselves; so with \\\\, \\: and \\|, and any other backslash is left out
+    \( \) \[ \]  the brackets themselves; so with \\, \: and \|, and any other backslash is left out
     (word        a bracket that is never closed reaches to the end; one that closes nothing stands for itself
 
 weighting compel is that of the library compel (its doc/syntax.md, "Weighting"):
@@ -12,7 +12,7 @@ weighting compel is that of the library compel (its doc/syntax.md, "Weighting"):
     word+ word++    1.1 and 1.1^2 times; word- word-- 0.9 and 0.9^2 times
     (some words)++  all of them; "some words"++ too; (some words)1.3 1.3 times; nesting multiplies
     (some words)    as some words; hot-dog and +3 as they stand
-    \\( \\" \\+        any sign after a backslash stands for itself; so does a bracket that has no other
+    \( \" \+        any sign after a backslash stands for itself; so does a bracket that has no other
 
 A sign after a word weighs that word alone, one after a bracket all that is in it. In both the word BREAK in capitals
 begins a new chunk (`text.chunks`). weighting none reads a text as it stands.

@@ -66,10 +66,7 @@ class FixedLength(ABC):
         """For every text exactly `length` ids: begin + ids (cut to fit) + end + padding."""
         if isinstance(texts, str):
             raise TypeError("encode takes a sequence of texts; put a single text into a list")
-        rows: list[list[int]] = []
-        for text in texts:
-            rows.append(self.row(self.ids(text)[: self.room]))
-        return rows
+        return [self.row(self.ids(text)[: self.room]) for text in texts]
 
     def row(self, ids: Sequence[int]) -> list[int]:
         """Exactly `length` ids for those of a text, which must fit: begin + ids + end + padding."""

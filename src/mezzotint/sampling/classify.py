@@ -88,7 +88,7 @@ class Classify:
             (gradient,) = torch.autograd.grad(wanted.sum(), seen)
         step = (sigma * sigma * known) * gradient.float()
         length, longest = step.square().mean().sqrt(), self.limit * sigma * known
-        return step * (longest / length.clamp(min=longest))
+        return step * (longest / length).clamp(max=1)
 
 
 def parse(text: str) -> tuple[str, float]:

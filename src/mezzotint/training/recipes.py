@@ -98,7 +98,7 @@ def still_life_64() -> Recipe:
         decoder=DecoderRecipe(
             crop=64, fit=FitConfig(images=30_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)
         ),
-        classifier=_classifier((128,), (3,), FitConfig(images=60_000, batch=32, ema=3000, fall=0.7)),
+        classifier=_classifier((112,), (3,), FitConfig(images=60_000, batch=32, ema=3000, fall=0.7)),
     )
 
 

@@ -25,6 +25,9 @@ from mezzotint.types import Conditioning
 
 Module = TypeVar("Module", bound=nn.Module)
 
+NEAR = 1.3
+"""Up to so many times the trained area nothing changes: rounding up as the resolution halves adds that much."""
+
 
 def with_modules(network: Module, new: Mapping[str, nn.Module]) -> Module:
     """The network with the modules of these names replaced: all others are the very same objects, their parents anew.
@@ -47,8 +50,9 @@ def with_modules(network: Module, new: Mapping[str, nn.Module]) -> Module:
 
 
 def times(size: tuple[int, int], trained: tuple[int, int]) -> float:
-    """How many times larger than `trained` a size is along a side, by their areas; at least 1."""
-    return max(1.0, math.sqrt(size[0] * size[1] / (trained[0] * trained[1])))
+    """How many times larger than `trained` a size (h, w) is along a side, by their areas; 1 up to NEAR."""
+    ratio = size[0] * size[1] / (trained[0] * trained[1])
+    return math.sqrt(ratio) if ratio > NEAR else 1.0
 
 
 class Shrink(nn.Module):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from mezzotint.conditioning.bert import LDMBertModel
 from mezzotint.conditioning.clip import CLIPTextModel
 from mezzotint.conditioning.sizes import SizedConditioner, SizeNumbers, projected_width
@@ -43,6 +45,8 @@ class Parts:
     """Whether SDXL is told zeros where the negative is empty."""
     carried: Mapping[str, Carried] = field(default_factory=dict[str, Carried])
     """Parts that are not read here and that it is not saved without."""
+    leftover: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Tensors of a single file that no part has, by name, which it is not written again without."""
 
     def conditioner(self) -> TextConditioner | SizedConditioner:
         """What reads texts for this model's U-Net. Raises UserError where parts do not fit each other."""

@@ -15,7 +15,7 @@ from mezzotint.conditioning.sizes import SizedConditioner
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.conditioning.words import LearnedWords, Vectors
 from mezzotint.denoise.unet import UNet
-from mezzotint.store.embeddings import Embedding, bundled, is_png, png_embedding, read_embeddings
+from mezzotint.store.embeddings import Embedding, bundled, is_picture, picture_embedding, read_embeddings
 from mezzotint.store.extras import Extras, embedding_header, lora_files, lora_header, vae_files
 from mezzotint.store.ldm import unet as ldm_unet
 from mezzotint.store.lora.apply import Adapters, Strength
@@ -143,8 +143,8 @@ def _embeddings(extras: Extras) -> list[Embedding]:
     for file in extras.embeddings:
         path = Path(file)
         header = embedding_header(file)
-        if is_png(path):
-            tensors, metadata = png_embedding(path)
+        if is_picture(path):
+            tensors, metadata = picture_embedding(path)
         else:
             source = Source(header)
             tensors, metadata = {name: source.tensor(name) for name in source.entries}, source.metadata

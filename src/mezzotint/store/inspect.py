@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.store.contents import Part, unet_prefix
-from mezzotint.store.embeddings import is_png, png_header
+from mezzotint.store.embeddings import is_picture, picture_header
 from mezzotint.store.evidence import OWN, told_beside
 from mezzotint.store.facts import read_json
 from mezzotint.store.families import recognise
@@ -55,7 +55,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"There is no file or folder {path}.")
     with naming(path):
-        return _single_file(png_header(path) if is_png(path) else read_header(path))
+        return _single_file(picture_header(path) if is_picture(path) else read_header(path))
 
 
 def _part_folder(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file as read_tensors
 from safetensors.torch import save_file as write_tensors
 from torch import Tensor
 
+from mezzotint.store.convert import convert
 from mezzotint.store.folder import load_folder, save_folder
 from mezzotint.store.parts import Parts
 from mezzotint.store.single_file import load_file, save_file
@@ -116,6 +117,35 @@ def test_what_others_publish_draws_their_picture(
     save_folder(parts, tmp_path / "folder")
     written = weights(load_folder(tmp_path / "folder"))
     assert all(torch.equal(written[key], tensor) for key, tensor in weights(expected).items())
+
+
+@pytest.mark.usefixtures("words_cached")
+def test_what_others_publish_comes_back_from_a_folder(family: Family, tmp_path: Path) -> None:
+    name, theirs, _ = family
+    tensors = as_published(family, tmp_path / "ours.safetensors")
+    tensors = {key: own.half() if own.is_floating_point() else own for key, own in tensors.items()}
+    convert(write(tensors, tmp_path / "model.safetensors"), tmp_path / "folder", "diffusers")
+    assert (tmp_path / "folder" / "mezzotint.safetensors").is_file() == (
+        name not in ("latent diffusion", "SDXL refiner")
+    )
+    again = type(theirs).from_pretrained(tmp_path / "folder")  # They pass over what is not theirs.
+    if name == "Stable Diffusion 2":
+        assert again.text_encoder.config.num_hidden_layers == 3
+    convert(tmp_path / "folder", tmp_path / "second", "diffusers")
+    convert(tmp_path / "second", tmp_path / "again.safetensors", "single-file")
+    found = read_tensors(tmp_path / "again.safetensors")
+    # Averages and markers are of training; what a schedule is stands in its own file.
+    expected = {key: own for key, own in tensors.items() if not key.startswith(("model_ema.", "v_pred"))}
+    if name == "Stable Diffusion 1":
+        bare = "cond_stage_model.transformer."
+        expected = {
+            key if "position_ids" in key else key.replace(bare, f"{bare}text_model."): own
+            for key, own in expected.items()
+        }
+    assert found.keys() == expected.keys()
+    for key, own in expected.items():
+        assert found[key].dtype == own.dtype
+        assert torch.equal(found[key], own), key
 
 
 @pytest.mark.usefixtures("words_cached")

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mezzotint.conditioning.clip import CLIPTextModel
 from mezzotint.conditioning.sizes import SizedConditioner, SizeNumbers
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.pipeline import Pipeline
-from mezzotint.store.attach import Attachments
+from mezzotint.store.attach import Attachments, LoraWarning
 from mezzotint.store.extras import Extras
 from mezzotint.types import Request, UserError
 
@@ -42,6 +43,18 @@ def weights(pipe: Pipeline) -> dict[str, torch.Tensor]:
 
 def draw(pipe: Pipeline, **changes) -> bytes:
     return bits(pipe(PROMPT, seed=7, **changes))
+
+
+def test_a_lora_that_changes_nothing_is_told_once(pipe, extras: Path, tmp_path: Path):
+    idle = {name: own * (".lora_B." not in name) for name, own in load_file(extras / "ink.safetensors").items()}
+    save_file(idle, tmp_path / "idle.safetensors")
+    plain = draw(pipe)
+    with pytest.warns(LoraWarning, match=r"idle\.safetensors: every change in it is zero"):
+        pipe.use(loras=[tmp_path / "idle.safetensors"])
+    assert draw(pipe) == plain
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.use(loras=[f"{tmp_path / 'idle.safetensors'}:0.5", extras / "ink.safetensors"])
 
 
 def test_everything_at_once_and_after_it_every_bit_is_where_it_was(pipe, extras: Path):

@@ -6,10 +6,12 @@ import base64
 import json
 import subprocess
 import sys
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mezzotint.store.embeddings import PNG_CHUNK, bundled, embedding_facts, png_embedding, read_embeddings
+from mezzotint.store.embedding_pixels import masks, sequence
+from mezzotint.store.embeddings import PNG_CHUNK, bundled, embedding_facts, picture_embedding, read_embeddings
 from mezzotint.store.header import TensorEntry
+from mezzotint.store.inspect import inspect
 from mezzotint.types import UserError
 
 V = torch.arange(6, dtype=torch.float32).reshape(2, 3)
@@ -111,7 +115,7 @@ def test_the_text_of_a_png(tmp_path: Path) -> None:
         "step": 100,
         "sd_checkpoint": None,
     }
-    tensors, metadata = png_embedding(write_png(tmp_path / "x.png", as_a1111(values)))
+    tensors, metadata = picture_embedding(write_png(tmp_path / "x.png", as_a1111(values)))
     (found,) = read_embeddings(tensors, metadata, word="file")
     assert found.word == "mine"
     assert torch.equal(found.vectors[3], V)
@@ -131,7 +135,7 @@ def test_the_text_of_a_png(tmp_path: Path) -> None:
 )
 def test_a_png_without_a_word_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        png_embedding(write_png(tmp_path / "x.png", text))
+        picture_embedding(write_png(tmp_path / "x.png", text))
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -148,15 +152,15 @@ def test_a_png_without_a_word_is_refused(text: str | None, message: str, tmp_pat
 def test_any_json_in_a_png_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
     path = write_png(tmp_path_factory.getbasetemp() / "fuzz.png", as_a1111(values))
     with suppress(UserError):
-        read_embeddings(*png_embedding(path), word="file")
+        read_embeddings(*picture_embedding(path), word="file")
 
 
 def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match="not a picture"):
-        png_embedding(tmp_path / "x.png")
+        picture_embedding(tmp_path / "x.png")
     with pytest.raises(UserError, match="not a picture"):
-        png_embedding(tmp_path / "nothing.png")
+        picture_embedding(tmp_path / "nothing.png")
 
 
 def entries(shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorEntry]:
@@ -178,3 +182,56 @@ def test_what_a_header_tells() -> None:
 def test_no_torch_is_imported_for_a_header() -> None:
     code = "import sys, mezzotint.store.embeddings\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def with_hidden(text: bytes, size: int = 16) -> Image.Image:
+    """A picture that hides the text as AUTOMATIC1111 does, the pattern in the upper bits by chance."""
+    rng = np.random.default_rng(0)
+    data = np.frombuffer(zlib.compress(text), np.uint8)
+    data = np.resize(data, -(-len(data) // (3 * size)) * 3 * size).reshape(size, -1, 3)
+    mask = masks(data.size).reshape(data.shape)
+    pattern = rng.integers(1, 16, data.shape, dtype=np.uint8) << 4
+    line = np.zeros((size, 1, 3), np.uint8)
+    middle = rng.integers(1, 255, (size, 9, 3), dtype=np.uint8)
+    return Image.fromarray(np.hstack([(data & 15) ^ mask | pattern, line, middle, line, (data >> 4) ^ mask | pattern]))
+
+
+def test_the_sequence_that_masks_is_the_published_one() -> None:
+    """The first numbers, and the sum of 100 000 more, stand in the source of the web UI."""
+    assert sequence(10).tolist() == [253, 242, 127, 44, 157, 27, 239, 133, 38, 79]
+    assert int(sequence(100_100)[100:].astype(int).sum()) == 12731374
+
+
+@pytest.mark.parametrize("end", ["webp", "png"])
+def test_words_in_the_pixels_of_a_picture(tmp_path: Path, end: str) -> None:
+    values = {"name": "cat", "string_to_param": {"*": {"TORCHTENSOR": [[0.5, -2.0], [1.0, 3.0]]}}}
+    with_hidden(json.dumps(values).encode()).save(tmp_path / f"x.{end}", lossless=True)
+    tensors, metadata = picture_embedding(tmp_path / f"x.{end}")
+    (word,) = read_embeddings(tensors, metadata, word="file")
+    assert word.word == "cat"
+    assert torch.equal(word.vectors[2], torch.tensor([[0.5, -2.0], [1.0, 3.0]]))
+    told = inspect(tmp_path / f"x.{end}")
+    assert (told["layout"], told["words"]) == ("textual inversion", ["cat"])
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (Image.new("RGB", (16, 16)), "carries no learned word"),
+        (Image.new("RGB", (16, 16), (17, 16, 16)), "carries no learned word"),
+        (Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)), "no learned word"),
+        (Image.fromarray(np.tile(np.uint8([[[1], [0], [1], [0], [1]]]), (4, 1, 3))), "carries no learned word"),
+        (with_hidden(b"[1, 2]"), "is damaged"),
+    ],
+)
+def test_pixels_that_hide_no_word(tmp_path: Path, picture: Image.Image, said: str) -> None:
+    picture.save(tmp_path / "x.webp", lossless=True)
+    with pytest.raises(UserError, match=said):
+        picture_embedding(tmp_path / "x.webp")
+
+
+def test_pixels_that_hide_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mezzotint.store.embedding_pixels.MOST_BYTES", 50)
+    with_hidden(bytes(100)).save(tmp_path / "x.webp", lossless=True)
+    with pytest.raises(UserError, match="is damaged"):
+        picture_embedding(tmp_path / "x.webp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -264,6 +265,31 @@ def test_the_sum_of_a_model_depends_on_tokenizer_and_configs(tiny_folder: Path, 
     with (folder / name).open("a") as file:
         file.write("\n")
     assert Checksums(tiny_folder).whole != Checksums(folder).whole
+
+
+def test_the_sum_of_a_model_depends_on_what_an_empty_negative_is(folder: Path):
+    sums: list[str] = []
+    for settings in ({}, {"force_zeros_for_empty_prompt": True}, {"force_zeros_for_empty_prompt": False}):
+        index = json.loads((folder / "model_index.json").read_text()) | settings
+        (folder / "model_index.json").write_text(json.dumps(index))
+        sums.append(Checksums(folder).whole)
+    assert len(set(sums)) == 3
+
+
+def test_the_sum_of_a_file_depends_on_what_is_told_beside_it(tmp_path: Path):
+    for name in ("one", "other"):
+        save_file({"x": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    plain = Checksums(tmp_path / "one.safetensors").whole
+    assert plain == hashlib.sha256((tmp_path / "one.safetensors").read_bytes()).hexdigest()
+    sums = {plain}
+    for predicted in ("v", "eps"):
+        for name in ("one", "other"):
+            (tmp_path / f"{name}.yaml").write_text(f"model:\n  params:\n    parameterization: {predicted}\n")
+        assert Checksums(tmp_path / "one.safetensors").whole == Checksums(tmp_path / "other.safetensors").whole
+        sums.add(Checksums(tmp_path / "one.safetensors").whole)
+    assert len(sums) == 3
+    (tmp_path / "one.yaml").write_text("another: thing\n")
+    assert Checksums(tmp_path / "one.safetensors").whole == plain
 
 
 def test_the_sum_of_a_model_does_not_depend_on_its_card(tiny_folder: Path, folder: Path):

@@ -73,6 +73,13 @@ def test_a_header_that_does_not_fit_its_data_is_told(tmp_path: Path, header: obj
         read_header(path)
 
 
+@pytest.mark.parametrize("header", [[1, 2], "words", 3, -1.5, None, True])
+def test_a_header_that_is_no_object_is_damaged_and_not_of_another_kind(tmp_path: Path, header: object):
+    rewrite(tmp_path / "odd.safetensors", header, bytes(8))
+    with pytest.raises(UserError, match="header is damaged"):
+        read_header(tmp_path / "odd.safetensors")
+
+
 def test_a_file_that_is_not_there(tmp_path: Path):
     with pytest.raises(UserError, match="cannot be read"):
         read_header(tmp_path / "none.safetensors")

@@ -162,6 +162,15 @@ def test_v_prediction_is_told_by_a_marker_or_by_metadata(tmp_path: Path, checkpo
             {"layout": "textual inversion", "family": "Stable Diffusion XL"},
         ),
         ({"<cat>": (1024,)}, {"layout": "textual inversion", "words": ["<cat>"], "family": "Stable Diffusion 2.x"}),
+        (
+            {"unet.x.attn2.to_k.lora_A.weight": (4, 1280), "unet.x.attn2.to_k.lora_B.weight": (768, 4)},
+            {"layout": "LoRA", "family": "Stable Diffusion XL refiner"},
+        ),
+        (
+            {"unet.x.attn2.to_k.lora_A.weight": (4, 1280), "unet.x.attn2.to_k.lora_B.weight": (640, 4)},
+            {"layout": "LoRA", "family": "latent diffusion 1.4B"},
+        ),
+        ({}, {"layout": "no tensors", "tensors": 0, "parameters": 0}),
         ({"something": (3, 1, 2)}, {"layout": "unknown tensors", "first": ["something"], "parameters": 6}),
     ],
 )
@@ -190,6 +199,31 @@ def test_what_a_loras_metadata_tells(tmp_path: Path):
     for damaged in ("[", "3", '{"a": 3}', '{"a": {"b": "c"}}'):
         told = inspect(hollow(tmp_path / "x.safetensors", shapes, metadata={"ss_tag_frequency": damaged}))
         assert told["trained"] == {}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_lora_that_changes_nothing_is_told(tmp_path: Path, dtype: str):
+    import torch
+    from safetensors.torch import save_file
+
+    kind = getattr(torch, dtype)
+    down, up = torch.ones(2, 4, dtype=kind), torch.zeros(4, 2, dtype=kind)
+    factors = {"unet.x.lora_A.weight": down, "unet.x.lora_B.weight": up.neg()}
+    factors |= {"unet.y.lora_A.weight": down.clone(), "unet.y.lora_B.weight": up}
+
+    def warned(tensors: dict[str, torch.Tensor]) -> bool:
+        save_file(tensors, tmp_path / "x.safetensors")
+        return "changes nothing" in inspect(tmp_path / "x.safetensors").get("warning", "")
+
+    assert warned(factors)
+    smallest = up.clone()
+    smallest[3, 1] = torch.finfo(kind).smallest_normal
+    assert not warned(factors | {"unet.y.lora_B.weight": smallest})
+    assert not warned(factors | {"unet.y.lora_magnitude_vector": torch.ones(4)})
+    kohya = {"lora_unet_x.lora_down.weight": down, "lora_unet_x.lora_up.weight": down.T.contiguous()}
+    assert warned(kohya | {"lora_unet_x.alpha": torch.zeros(())})
+    assert not warned(kohya | {"lora_unet_x.alpha": torch.ones(())})
+    assert not warned(factors | {"unet.x.diff_b": torch.ones(4)})
 
 
 def test_pefts_alpha_is_told(tmp_path: Path):

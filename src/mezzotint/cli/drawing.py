@@ -78,10 +78,13 @@ def open_model(
     from mezzotint import load
 
     try:
-        pipe = load(model, device, dtype, **extras.fields, checksums=checksums)
+        with warnings.catch_warnings(record=True) as told:
+            pipe = load(model, device, dtype, **extras.fields, checksums=checksums)
     finally:
         gc.enable()
     gc.freeze()
+    for entry in told:
+        print(f"mezzotint: warning: {entry.message}", file=sys.stderr)
     if threads is not None:
         import torch
 

@@ -5,6 +5,7 @@ The model stays as it is in memory: what is taken off again leaves every weight 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +15,23 @@ from mezzotint.conditioning.sizes import SizedConditioner
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.conditioning.words import LearnedWords, Vectors
 from mezzotint.denoise.unet import UNet
-from mezzotint.store.embeddings import Embedding, bundled, is_png, png_embedding, read_embeddings
+from mezzotint.store.embeddings import Embedding, bundled, is_picture, picture_embedding, read_embeddings
 from mezzotint.store.extras import Extras, embedding_header, lora_files, lora_header, vae_files
 from mezzotint.store.ldm import unet as ldm_unet
 from mezzotint.store.lora.apply import Adapters, Strength
 from mezzotint.store.lora.delta import Adapter
+from mezzotint.store.lora.facts import IDLE
 from mezzotint.store.lora.names import Layers
 from mezzotint.store.lora.read import layers_of, peft_metadata, read_adapter
 from mezzotint.store.source import Source
 from mezzotint.store.vae_file import load_vae
 from mezzotint.types import UserError
 from mezzotint.vae.codec import AnyAutoencoder
+
+
+class LoraWarning(UserWarning):
+    """A LoRA is put on, but changes nothing; the message is one sentence that names it."""
+
 
 Stamp = tuple[object, ...]
 """What tells whether files are still the same."""
@@ -101,7 +108,10 @@ class Attachments:
         tensors = {name: source.tensor(name) for name in source.entries}
         metadata = {**source.metadata, **(peft_metadata(paths[0]) if len(paths) > 1 else {})}
         adapter = read_adapter(tensors, self._layers, metadata, name=str(paths[0]))
-        return _Read(stamp, adapter, tuple(bundled(tensors, name=str(paths[0]))))
+        words = tuple(bundled(tensors, name=str(paths[0])))
+        if not words and all(delta.is_nothing for delta in adapter.changes.values()):
+            warnings.warn(f"{paths[0]}: {IDLE[0].lower()}{IDLE[1:]}", LoraWarning, stacklevel=2)
+        return _Read(stamp, adapter, words)
 
     def _vae(self, file: str) -> tuple[AnyAutoencoder, Stamp]:
         """The autoencoder that is asked for. Raises UserError for one that has other latents than the model's."""
@@ -133,8 +143,8 @@ def _embeddings(extras: Extras) -> list[Embedding]:
     for file in extras.embeddings:
         path = Path(file)
         header = embedding_header(file)
-        if is_png(path):
-            tensors, metadata = png_embedding(path)
+        if is_picture(path):
+            tensors, metadata = picture_embedding(path)
         else:
             source = Source(header)
             tensors, metadata = {name: source.tensor(name) for name in source.entries}, source.metadata

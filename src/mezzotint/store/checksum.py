@@ -104,10 +104,12 @@ class Checksums:
 
     @property
     def whole(self) -> str:
-        """One sum for the whole model, hexadecimal: the single file's, else that of the names and sums, a line each."""
-        if self.model.is_file():
+        """One sum for the whole model, hexadecimal: a lone file's, else that of the names and sums, a line each."""
+        if self.model.is_file() and len(self.sums) == 1:
             return self.sums[self.model.name]
-        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.sums.items()))
+        alone = self.model.is_file()  # It may be renamed.
+        named = {Path(name).suffix if alone else name: digest for name, digest in self.sums.items()}
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(named.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def check(self, told: dict[str, str]) -> None:

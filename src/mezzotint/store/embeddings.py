@@ -1,6 +1,6 @@
 """Textual inversion: files of learned words, in every layout in use, to named vectors by width. Imports torch late.
 
-    AUTOMATIC1111   string_to_param.* beside the word's name, in a pickle or in the text of a PNG
+    AUTOMATIC1111   string_to_param.* beside the word's name, in a pickle, or in the text or the pixels of a picture
     diffusers       the word itself is the key
     kohya           emb_params; SDXL's pair clip_l and clip_g
     others          a tensor alone; a list, or a list of dictionaries
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from mezzotint.store.embedding_pixels import hidden_text
 from mezzotint.store.header import Header, TensorEntry
 from mezzotint.store.lora.names import BUNDLED
 from mezzotint.types import UserError
@@ -33,6 +34,8 @@ NAMELESS = {"emb_params", "clip_l", "clip_g", "text_encoders_0", "text_encoders_
 """Keys that say which encoder a tensor is for, or nothing, and not what the word is."""
 A1111 = "string_to_param."
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+WEBP_MAGIC = (b"RIFF", b"WEBP")
+"""The first four bytes of a WebP, and the four after its length."""
 PNG_CHUNK = "sd-ti-embedding"
 """The text of a PNG that holds AUTOMATIC1111's dictionary, as JSON in base 64."""
 MOST = 16
@@ -89,53 +92,60 @@ def bundled(tensors: Mapping[str, Tensor], *, name: str = "The LoRA") -> list[Em
     return [embedding for word, group in own.items() for embedding in read_embeddings(group, word=word, name=name)]
 
 
-def is_png(path: Path) -> bool:
-    """Whether a file begins as a PNG does; one that is not there does not."""
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as a PNG or a WebP does; one that is not there does not."""
     try:
         with path.open("rb") as file:
-            return file.read(len(PNG_MAGIC)) == PNG_MAGIC
+            head = file.read(12)
+            return head.startswith(PNG_MAGIC) or (head[:4], head[8:]) == WEBP_MAGIC
     except OSError:
         return False
 
 
-def png_embedding(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata that AUTOMATIC1111 wrote into the text of a PNG.
+def picture_embedding(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata that AUTOMATIC1111 wrote into the text of a PNG, or into the pixels of a picture.
 
     Raises UserError where there is no such picture, or it carries no embedding, or one that is damaged.
     """
     import torch
 
-    arrays, metadata = _png_arrays(path)
+    arrays, metadata = _picture_arrays(path)
     return {key: torch.from_numpy(array) for key, array in arrays.items()}, metadata
 
 
-def png_header(path: Path) -> Header:
-    """What the header of a file would tell of the same; no torch is imported. Raises as `png_embedding`."""
-    arrays, metadata = _png_arrays(path)
+def picture_header(path: Path) -> Header:
+    """What the header of a file would tell of the same; no torch is imported. Raises as `picture_embedding`."""
+    arrays, metadata = _picture_arrays(path)
     entries = {key: TensorEntry("float32", array.shape, 0, array.nbytes) for key, array in arrays.items()}
     return Header(path, entries, metadata)
 
 
-def _png_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The numbers of `png_embedding`, as numpy has them. Raises as that."""
+def _picture_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The numbers of `picture_embedding`, as numpy has them. Raises as that."""
     import numpy as np
 
     try:
         with Image.open(path) as picture:
-            text = picture.info.get(PNG_CHUNK)
+            told = picture.info.get(PNG_CHUNK)
+            pixels = np.asarray(picture.convert("RGB")) if told is None else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a picture, or is damaged.") from error
-    if text is None:
-        raise UserError(f"{path} carries no learned word: give the PNG as it was written, whole.")
     try:
-        values: dict[str, Any] = json.loads(base64.b64decode(text))
+        text = base64.b64decode(str(told)) if pixels is None else hidden_text(pixels)
+        if text is None:
+            raise UserError(f"{path} carries no learned word: give the picture as it was written, whole.")
+        values: dict[str, Any] = json.loads(text)
         arrays = {
             f"{A1111}{key}": np.asarray(value["TORCHTENSOR"], dtype=np.float32)
             for key, value in values["string_to_param"].items()
         }
         return arrays, {"name": values["name"]} if isinstance(values.get("name"), str) else {}
+    except UserError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise UserError(f"{path} carries a learned word that is damaged: give the PNG as it was written.") from error
+        raise UserError(
+            f"{path} carries a learned word that is damaged: give the picture as it was written."
+        ) from error
 
 
 def embedding_facts(entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from mezzotint.store.embeddings import embedding_facts, is_png, png_header
+from mezzotint.store.embeddings import embedding_facts, is_picture, picture_header
 from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header, read_header, shown
 from mezzotint.store.kinds import Glance
@@ -187,7 +187,7 @@ def embedding_header(file: str) -> Header:
     """
     path = Path(file)
     _check_file(path, "file of learned words", "give its name")
-    header = png_header(path) if is_png(path) else read_header(path)
+    header = picture_header(path) if is_picture(path) else read_header(path)
     if is_lora(header.tensors):
         raise UserError(f"{path} is a LoRA, not a file of learned words: give it as --lora, or loras=.")
     if embedding_facts(header.tensors, header.metadata) is None:

@@ -25,6 +25,7 @@ from mezzotint.store.layout import is_model_folder
 from mezzotint.store.part import SHARD, save_part
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import Entry, carried_along, layout_of, model_index
+from mezzotint.store.rest import read_rest, write_rest
 from mezzotint.store.source import part_sources
 from mezzotint.store.texts import entries, load_text, save_text, texts_for_diffusers
 from mezzotint.store.vae_file import build_vae, read_vae_config
@@ -59,8 +60,16 @@ def load_folder(
     sums = Checksums(folder, asked) if checksums is None and facts.sha256 else checksums
     unet_config = described(UNetConfig.from_dict, folder / "unet" / "config.json")
     vae_config = read_vae_config(folder / layout.vae)
+    rest = read_rest(folder)
     texts = [
-        load_text((folder / words, folder / encoder), index[encoder][1], device=device, dtype=dtype, unread=unread)
+        load_text(
+            (folder / words, folder / encoder),
+            index[encoder][1],
+            device=device,
+            dtype=dtype,
+            rest=rest,
+            unread=unread,
+        )
         for words, encoder in layout.texts
     ]
     tokenizer_2, text_encoder_2 = texts[1] if len(texts) > 1 else (None, None)
@@ -72,7 +81,7 @@ def load_folder(
         text_encoder=texts[0][1],
         tokenizer_2=tokenizer_2,
         text_encoder_2=text_encoder_2,
-        layer=-2 if sized else -1,
+        layer=(-2 if sized else -1) - (0 if rest is None else rest.layers(layout.encoders)),
         final_norm=not sized,
         force_zeros_for_empty_prompt=sized and bool(index.get("force_zeros_for_empty_prompt", True)),
         unet=build(
@@ -83,6 +92,7 @@ def load_folder(
         facts=facts,
         carried={part: carried_in_folder(folder / part, entry) for part, entry in carried_along(index).items()},
         classifier=classifier_in(folder, facts.sha256),
+        leftover={} if rest is None else rest.leftover(),
     )
     check_fit(folder, parts)
     if sums is not None:
@@ -130,6 +140,9 @@ def save_folder(
             files += save_text(text, (folder / words, folder / encoder), dtype, shard)
         if parts.classifier is not None:
             files += save_classifier(parts.classifier(), folder, dtype)
+        wholes = dict(zip(layout.encoders, filter(None, (parts.text_encoder, parts.text_encoder_2)), strict=True))
+        saved = dict(zip(layout.encoders, (encoder for _, encoder in texts), strict=True))
+        files += write_rest(wholes, saved, parts.leftover, folder, dtype)
         for name, part in parts.carried.items():
             part.save(folder / name)
         (folder / "scheduler").mkdir()

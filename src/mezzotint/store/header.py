@@ -33,6 +33,8 @@ MAX_AXES, MAX_COUNT = 32, 2**48
 """Axes and numbers that no tensor reaches: beyond them lie only damage, and products that take long."""
 MAX_SHOWN = 120
 """Characters of a name out of a file that stand in a sentence."""
+OTHER_JSON = b'["-0123456789tfn'
+"""The first bytes of JSON that is no object, as a damaged header may be."""
 PICKLE = 0x80
 """The first byte of a pickle of protocol 2 or later."""
 
@@ -85,9 +87,15 @@ def read_header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             head = file.read(9)
+            size = path.stat().st_size
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    if head[8:] == b"{" and not (head[0] == PICKLE and int.from_bytes(head[:8], "little") > MAX_HEADER):
+    length = int.from_bytes(head[:8], "little")
+    if head[8:] == b"{":
+        safetensors = not (head[0] == PICKLE and length > MAX_HEADER)
+    else:
+        safetensors = head[8:] != b"" and head[8:] in OTHER_JSON and 8 + length <= size
+    if safetensors:
         return _safetensors_header(path)
     from mezzotint.store.pickle_header import read_pickle_header
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from mezzotint.store.facts import read_json
-from mezzotint.store.layout import is_model_folder
+from mezzotint.store.layout import REST, is_model_folder
 from mezzotint.types import UserError
 
 Found = TypeVar("Found")
@@ -68,7 +68,7 @@ def chosen(files: Iterable[str], *, half: bool = False) -> list[str]:
     names = sorted(files)
     if "model_index.json" not in names:
         return [name for name in names if "/" not in name and name.endswith(SINGLE)]
-    keep = ["model_index.json"] + [name for name in names if name == "mezzotint.json"]
+    keep = ["model_index.json"] + [name for name in names if name in ("mezzotint.json", REST)]
     parts: dict[str, list[str]] = {}
     for name in names:
         path = PurePosixPath(name)

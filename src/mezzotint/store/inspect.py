@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.store.contents import Part, unet_prefix
-from mezzotint.store.embeddings import is_png, png_header
-from mezzotint.store.evidence import told_beside
+from mezzotint.store.embeddings import is_picture, picture_header
+from mezzotint.store.evidence import OWN, told_beside
 from mezzotint.store.facts import read_json
 from mezzotint.store.families import recognise
-from mezzotint.store.header import Header, TensorEntry, naming, read_header
+from mezzotint.store.header import ITEM_BYTES, Header, TensorEntry, naming, read_header
 from mezzotint.store.inspect_extras import embedding_told, lora_told
 from mezzotint.store.inspect_folder import folder_told, weights_told
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
-from mezzotint.store.layout import is_model_folder, weight_headers
+from mezzotint.store.layout import REST_MARK, is_model_folder, weight_headers
 from mezzotint.store.ldm import vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.lora.facts import is_lora
@@ -34,6 +34,8 @@ CONTROLNET = "control_model."
 IGNORED = ("model_ema.", "loss.")
 MAX_NUMBERS = 100_000
 """The most numbers that are read of one tensor."""
+AT_ONCE = 2**20
+"""Bytes that are read at once, a multiple of every number's."""
 FLOATS = {"float64": "d", "float32": "f", "float16": "e"}
 """How the struct module calls them."""
 
@@ -53,7 +55,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"There is no file or folder {path}.")
     with naming(path):
-        return _single_file(png_header(path) if is_png(path) else read_header(path))
+        return _single_file(picture_header(path) if is_picture(path) else read_header(path))
 
 
 def _part_folder(folder: Path) -> dict[str, Any]:
@@ -80,10 +82,18 @@ def _single_file(header: Header) -> dict[str, Any]:
 def _layout(header: Header, tensors: Tensors) -> tuple[str, dict[str, Any]]:
     """The layout's name and what else its keys tell."""
     shapes = {name: entry.shape for name, entry in tensors.items()}
+    if not header.tensors:
+        return "no tensors", {}
+    if OWN + REST_MARK in header.metadata:
+        return "what of a single file has no place in a diffusers folder", {"first": sorted(tensors)[:8]}
     if unet_prefix(shapes) is not None:
         return "single file, latent diffusion layout", _checkpoint(header)
     if is_lora(tensors):
-        return "LoRA", lora_told(header, lambda name: _numbers(header.path, tensors[name]))
+        return "LoRA", lora_told(
+            header,
+            lambda name: _numbers(header.path, tensors[name]),
+            lambda name: _is_zero(header.path, tensors[name]),
+        )
     if "controlnet_cond_embedding.conv_in.weight" in tensors or any(name.startswith(CONTROLNET) for name in tensors):
         return "ControlNet", {}
     found = vae.find(shapes)
@@ -176,3 +186,19 @@ def _numbers(path: Path, entry: TensorEntry) -> list[float]:
         halves = struct.unpack(f"<{entry.count}H", data)
         return [struct.unpack("<f", struct.pack("<I", half << 16))[0] for half in halves]
     return list(struct.unpack(f"<{entry.count}{FLOATS[entry.dtype]}", data))
+
+
+def _is_zero(path: Path, entry: TensorEntry) -> bool:
+    """Whether all of a tensor's numbers are zero, read up to the first part that has another."""
+    size = ITEM_BYTES[entry.dtype]
+    sign = b"\0\x80" if "float" in entry.dtype else b"\0"
+    with path.open("rb") as file:
+        file.seek(entry.begin)
+        left = entry.end - entry.begin
+        while left > 0 and (data := file.read(min(left, AT_ONCE))):
+            left -= len(data)
+            if data.strip(b"\0") and any(
+                data[place::size].strip(sign if place == size - 1 else b"\0") for place in range(size)
+            ):
+                return False
+    return True

@@ -12,7 +12,7 @@ from mezzotint.store.extras import peft_config
 from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header
 from mezzotint.store.kinds import KINDS, Glance
-from mezzotint.store.lora.facts import lora_facts
+from mezzotint.store.lora.facts import IDLE, changes_nothing, lora_facts
 
 SDXL_TEXTS = {768, 1280}
 """Widths of SDXL's text encoders."""
@@ -44,10 +44,11 @@ PEFT_METADATA = "lora_adapter_metadata"
 """Where diffusers keeps peft's configuration, as JSON, in a file's metadata."""
 
 
-def lora_told(header: Header, numbers: Callable[[str], list[float]]) -> dict[str, Any]:
+def lora_told(header: Header, numbers: Callable[[str], list[float]], is_zero: Callable[[str], bool]) -> dict[str, Any]:
     """What a LoRA changes, for which family, and what its metadata says of how it was made.
 
-    `numbers` reads a small tensor by name, and is empty for one that cannot be read.
+    `numbers` reads a small tensor by name, and is empty for one that cannot be read; `is_zero` tells whether all of any
+    tensor's numbers are zero.
     """
     alphas = {name: numbers(name) for name in header.tensors if name.endswith(".alpha")}
     readable = bool(alphas) and all(alphas.values())
@@ -55,12 +56,14 @@ def lora_told(header: Header, numbers: Callable[[str], list[float]]) -> dict[str
     told["alphas"] = told["alphas"] or _peft_alphas(header)
     width = told["text_width"]
     if width is not None:
-        family, evidence = Glance(text=width).name, f"Its cross-attention reads text {width} wide."
+        family = Glance(text=width, attention=told["attention_width"]).name
+        evidence = f"Its cross-attention reads text {width} wide."
     elif any(name.startswith("lora_te2_") for name in header.tensors):
         family, evidence = KINDS["sdxl"].name, "It changes a second text encoder."
     else:
         family, evidence = "unknown", "It changes no cross-attention, whose width would tell."
-    return {"family": family, "family_evidence": evidence} | told | {"trained": _trained(header.metadata)}
+    idle = {"warning": IDLE} if changes_nothing(header.tensors, is_zero) else {}
+    return {"family": family, "family_evidence": evidence} | told | idle | {"trained": _trained(header.metadata)}
 
 
 def embedding_told(header: Header) -> dict[str, Any] | None:

@@ -11,10 +11,10 @@ from mezzotint.conditioning.clip_config import CLIPTextConfig
 from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.store.facts import FILE_NAME, described, read_facts, read_json
-from mezzotint.store.header import Header
+from mezzotint.store.header import Header, read_header
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import KINDS, Glance, kind_of
-from mezzotint.store.layout import STEMS, weight_headers
+from mezzotint.store.layout import REST, STEMS, weight_headers
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.pipelines import CLIP
@@ -50,6 +50,7 @@ def folder_told(folder: Path) -> dict[str, Any]:
         "family": _family(folder, classes),
         "parts": parts,
         "parameters": sum(part.get("parameters", 0) for part in parts.values()),
+        **_rest(folder),
         **_training(folder, classes),
         "unused_keys": unused,
         "unknown_keys": [name for name in unused if not name.endswith(POSITIONS)],
@@ -63,6 +64,18 @@ def weights_told(headers: Iterable[Header]) -> dict[str, Any]:
     dtypes = list(dict.fromkeys(dtype for header in headers for dtype in header.dtypes))
     parameters = sum(header.parameters for header in headers)
     return {"dtype": ", ".join(dtypes), "parameters": parameters, "files": [header.path.name for header in headers]}
+
+
+def _rest(folder: Path) -> dict[str, Any]:
+    """What is kept beside the parts for single files, and why."""
+    if not (folder / REST).is_file():
+        return {}
+    header = read_header(folder / REST)
+    owners = sorted({name.partition(".")[0] for name in header.tensors} - {"leftover"})
+    left = sum(name.startswith("leftover.") for name in header.tensors)
+    held = [f"the end of the {owner}" for owner in owners] + [f"{left} tensors that nothing reads"] * (left > 0)
+    about = f"It holds {' and '.join(held)}, for which diffusers has no place; a single file gets them back."
+    return {"kept_for_single_files": {"about": about, **weights_told([header])}}
 
 
 def _wanted(folder: Path, kind: str, shapes: Shapes) -> Set[str] | None:

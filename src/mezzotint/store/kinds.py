@@ -68,6 +68,8 @@ KINDS = {
 }
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Widths of the text in published models; where it is 1280 wide the pooled text tells the refiner from the oldest."""
+REFINER_UNIT = 384
+"""What divides every width of the refiner's U-Net, and none of the oldest model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,8 @@ class Glance:
     """Channels that it predicts."""
     pooled: int | None = None
     """Width of its pooled conditioning."""
+    attention: int | None = None
+    """Width of one of its blocks that read the text; it is asked where the pooled conditioning is not known."""
 
     @classmethod
     def at(cls, shapes: Shapes) -> Glance:
@@ -101,7 +105,8 @@ class Glance:
         if self.text == unet.UNCLIP_TEXT and self.pooled is not None:
             return "unclip"
         if self.text == 1280:
-            return "ldm" if self.pooled is None else "refiner"
+            by_width = self.attention is not None and self.attention % REFINER_UNIT == 0
+            return "ldm" if self.pooled is None and not by_width else "refiner"
         return None if self.text is None else TEXT_WIDTHS.get(self.text)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+from mezzotint.store.evidence import told_beside
 from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header, read_header, shown
 from mezzotint.types import UserError
@@ -35,6 +36,13 @@ VARIANTS = {
 CLASSIFIER = "classifier"
 """The folder of our own classifier of noisy latents, where diffusers does not look."""
 
+INDEX = "model_index.json"
+EMPTY_NEGATIVE = "force_zeros_for_empty_prompt"
+"""The one key of it that a picture depends on and that no part would be refused for."""
+REST = "mezzotint.safetensors"
+"""What of a single file has no place in the parts (`rest`); other programs read no such file."""
+REST_MARK = "rest"
+"""What follows our prefix in the name of its metadata."""
 TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
@@ -55,7 +63,7 @@ READ_BESIDE = {
 
 def is_model_folder(path: Path) -> bool:
     """Whether it is a folder in the diffusers layout."""
-    return (path / "model_index.json").is_file()
+    return (path / INDEX).is_file()
 
 
 def weight_files(folder: Path, dtype: str | None = None) -> list[Path]:
@@ -95,12 +103,13 @@ def weight_headers(folder: Path, dtype: str | None = None) -> list[Header]:
 
 def all_weight_files(folder: Path, dtype: str | None = None) -> list[Path]:
     """Every weight file of a model folder, part after part. Raises UserError where a part has none."""
-    return [path for part in parts_with_weights(folder) for path in weight_files(folder / part, dtype)]
+    files = [path for part in parts_with_weights(folder) for path in weight_files(folder / part, dtype)]
+    return files + [path for path in (folder / REST,) if path.is_file()]
 
 
 def parts_with_weights(folder: Path) -> list[str]:
     """The parts of a model folder that have weights which are read. Raises UserError as `read_json`."""
-    index = read_json(folder / "model_index.json")
+    index = read_json(folder / INDEX)
     return [part for part in STEMS if part in index and index[part] != [None, None]]
 
 
@@ -114,9 +123,11 @@ def model_headers(model: Path, dtype: str | None = None) -> list[Header]:
 def all_model_files(model: Path, dtype: str | None = None) -> list[Path]:
     """Every file that a picture depends on: the weights, and of configs and tokenizer those that are there.
 
-    Raises UserError where a part has no weights.
+    A single file's .yaml is one where it tells of the prediction, and model_index.json where it tells what an empty
+    negative is. Raises UserError where a part has no weights.
     """
     if model.is_file():
-        return [model]
+        return [model, *([model.with_suffix(".yaml")] if told_beside(model) else [])]
     beside = [model / part / name for part, names in READ_BESIDE.items() for name in names]
+    beside += [model / INDEX] if EMPTY_NEGATIVE in read_json(model / INDEX) else []
     return all_weight_files(model, dtype) + [path for path in beside if path.is_file()]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from mezzotint.conditioning.bert import LDMBertModel
 from mezzotint.conditioning.clip import CLIPTextModel
 from mezzotint.conditioning.sizes import SizedConditioner, SizeNumbers, projected_width
@@ -46,6 +48,8 @@ class Parts:
     """Parts that are not read here and that it is not saved without."""
     classifier: StoredClassifier | None = None
     """What steers by looking for things in the noisy latent, if the model has it; `parts.classifier(device)` loads."""
+    leftover: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Tensors of a single file that no part has, by name, which it is not written again without."""
 
     def conditioner(self) -> TextConditioner | SizedConditioner:
         """What reads texts for this model's U-Net. Raises UserError where parts do not fit each other."""

@@ -32,6 +32,7 @@ from mezzotint.store.keymap import KeyMap, given, prefixed
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import LATENT_DIFFUSION, SECOND_TEXT, TWO_TEXTS
+from mezzotint.store.rest import KEPT
 from mezzotint.store.source import Source, open_source
 from mezzotint.store.tokenizers import packed_tokenizers, tokenizer_for
 from mezzotint.store.weights import Unread, build, in_dtype, write_tensors
@@ -110,6 +111,7 @@ def _loaded(
         vae=cast("Autoencoder", network(parts["vae"])),
         schedule=made(NoiseSchedule.from_dict, family.training.schedule, "The schedule"),
         carried=carried_in_file(source),
+        leftover={name: source.tensor(name) for name in family.unused if name.startswith(KEPT)},
         facts=facts if facts.sizes else replace(facts, sizes=(family.training.size,)),
     )
     check_fit(source.path, model)
@@ -191,7 +193,8 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
         {name: words for name, words in pieces.items() if isinstance(words, Tokenizer | WordPieceTokenizer)}
     )
     others, told = for_file(parts.carried)
-    write_tensors(tensors | others, Path(path), {**kept(configs), **packed, **told, **_for_others(parts)})
+    tensors = in_dtype(parts.leftover, dtype) | tensors | others
+    write_tensors(tensors, Path(path), {**kept(configs), **packed, **told, **_for_others(parts)})
 
 
 def _placed(parts: Parts) -> Iterator[tuple[str, Any, KeyMap]]:

@@ -17,6 +17,7 @@ from mezzotint.store.layout import STEMS
 from mezzotint.store.part import save_part
 from mezzotint.store.parts import Parts
 from mezzotint.store.pipelines import CLIP, Entry
+from mezzotint.store.rest import Rest
 from mezzotint.store.source import part_sources
 from mezzotint.store.weights import Unread, build
 from mezzotint.text import Tokenizer, WordPieceTokenizer
@@ -32,12 +33,13 @@ def load_text(
     *,
     device: torch.device,
     dtype: torch.dtype | None,
+    rest: Rest | None = None,
     unread: Unread | None = None,
 ) -> Text:
     """What lies in the folders of a tokenizer and of a text encoder of the class `kind`, fixed, in evaluation mode.
 
-    A class that is not known here is transformers'. Raises UserError where either is damaged or of another kind, or
-    where a class of transformers is asked for and that is not installed.
+    A class that is not known here is transformers'. `rest` has what the folder has no place for. Raises UserError where
+    either is damaged or of another kind, or where a class of transformers is asked for and that is not installed.
     """
     words, path = folders
     if kind == "LDMBertModel":
@@ -51,13 +53,19 @@ def load_text(
         return pieces, load_encoder(path, pieces.pad_id).to(device=device, dtype=dtype)
     clip = described(CLIPTextConfig.from_dict, path / "config.json")
     clip = replace(clip, with_projection=kind == "CLIPTextModelWithProjection")
+    sources = part_sources(path, dtype)
+    if rest is not None:
+        whole, sources = rest.put_on(path.name, clip), [*sources, rest.source]
+    else:
+        whole = clip
+
+    def rename(name: str) -> str | None:
+        if rest is not None and name in rest.source.entries:
+            return name.removeprefix(f"{path.name}.") if name.startswith(f"{path.name}.") else None
+        return text_encoder_name(name)
+
     return Tokenizer.from_folder(words), build(
-        lambda: CLIPTextModel(clip),
-        part_sources(path, dtype),
-        device=device,
-        dtype=dtype,
-        rename=text_encoder_name,
-        unread=unread,
+        lambda: CLIPTextModel(whole), sources, device=device, dtype=dtype, rename=rename, unread=unread
     )
 
 

@@ -218,7 +218,9 @@ def _check_like(path: Path, config: AnyAutoencoderConfig, like: AnyAutoencoderCo
 def _nothing_there(source: Source) -> UserError:
     """What to say of a file without an autoencoder."""
     told = inspect(source.path)
-    if told["layout"] == "unknown tensors":
+    if told["layout"] == "no tensors":
+        what = "no tensors at all"
+    elif told["layout"] == "unknown tensors":
         what = f"no autoencoder that is known; its first tensors are {', '.join(told['first'][:3])}"
     else:
         what = (

@@ -42,6 +42,7 @@ def test_a_file_of_kohyas() -> None:
         "ranks": [4, 8],
         "alphas": [4.0],
         "text_width": 768,
+        "attention_width": 320,
     }
 
 

@@ -74,6 +74,13 @@ class Delta:
         """What the product of the factors is multiplied by."""
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it changes no weight whatever: a factor is zero, and there is no magnitude."""
+        return self.magnitude is None and (
+            self.scale == 0 or any(not bool(factor.any()) for factor in self.factors.values())
+        )
+
     def change(self, weight: Tensor) -> Tensor:
         """What to add to `weight`, W without any change, in W's dtype, shape and place.
 

@@ -35,7 +35,7 @@ Read = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def scaled(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Tokens [N L D] weighed with weights [N L] as a1111 does; where there is no mean to speak of, none is given back."""
+    """Tokens [N L D] weighed with weights [N L] as a1111 does; where there is no mean, none is given back."""
     exact = tokens.float()
     product = exact * weights[..., None]
     before, after = exact.mean((1, 2)), product.mean((1, 2))

@@ -97,7 +97,11 @@ class _Pieces:
 
     def multiply(self, start: int, weight: float) -> None:
         """Weigh all from a place on once more."""
-        self.weights[start:] = [bounded(each * weight) for each in self.weights[start:]]
+        weighed = [each * weight for each in self.weights[start:]]
+        # As `bounded`, written out: a text of brackets alone comes here millions of times.
+        self.weights[start:] = [
+            LARGEST if each > LARGEST else -LARGEST if each < -LARGEST else each for each in weighed
+        ]
 
     def merged(self, *, blank_weighs: bool) -> list[Piece]:
         """Neighbours of one weight as one piece; without `blank_weighs` white space goes with what is before it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -113,7 +114,7 @@ def test_a_config_is_json():
         {"colours": ((),)}, {"in_channels": 0},
     ],
 )  # fmt: skip
-def test_a_config_that_cannot_be(change: dict[str, object]):
+def test_a_config_that_cannot_be(change: dict[str, Any]):
     with pytest.raises(UserError, match="classifier"):
         ClassifierConfig(**{**vars(CONFIG), **change})
 

@@ -84,7 +84,8 @@ class ClassifierTask:
         cache: Path | None = None,
     ) -> None:
         """`seen`, `prior_of`'s, are the kinds there are; `middle` is that of the noise levels that focus is on, as a
-        sigma; the others are as in `DenoiserTask`."""
+        sigma; the others are as in `DenoiserTask`.
+        """
         device = next(classifier.parameters()).device
         self.network = _Named(classifier).to(device)
         self._pictures, self._segment = pictures, segment

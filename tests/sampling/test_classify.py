@@ -145,7 +145,7 @@ def test_what_is_not_asked_for_costs_nothing():
 
 
 def test_a_model_without_one_says_so():
-    with pytest.raises(UserError, match="no classifier to look for 'red sphere'.*train classifier"):
+    with pytest.raises(UserError, match=r"no classifier to look for 'red sphere'.*train classifier"):
         guided(ClassifierFree(3.0), None, ["red sphere:2"], CPU)
 
 

@@ -72,7 +72,12 @@ def test_pictures_do_not_depend_on_it_until_they_ask(folder: Path, tiny_folder: 
 
 def test_it_is_read_when_it_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch):
     read: list[Path] = []
-    monkeypatch.setattr("mezzotint.store.classifier.load_classifier", lambda path: read.append(path) or a_classifier())
+
+    def load(path: Path) -> Classifier:
+        read.append(path)
+        return a_classifier()
+
+    monkeypatch.setattr("mezzotint.store.classifier.load_classifier", load)
     parts = load_folder(folder)
     assert read == []
     assert parts.classifier is not None

@@ -77,7 +77,7 @@ def test_at_first_it_is_as_surprised_as_the_prior(tiny_parts: Parts, pictures: S
     truth = counts(*pictures.solids(index), SMALL)
     surprise = -answers.expand(24, -1, -1, -1).gather(3, truth[..., None])[..., 0]
     expected = (surprise * seen).flatten(1).sum(dim=1).mean() / 18
-    assert float(loss.detach()) - 0.5 * float(figures["segment"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss.detach()) - 3.0 * float(figures["segment"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_everything_learns_but_what_was_never_seen(tiny_parts: Parts, pictures: StillLife):

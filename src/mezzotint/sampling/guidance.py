@@ -186,14 +186,15 @@ class Projected:
         return union(["uncond"], self.base.told)
 
     def combine(self, estimates: Estimates, query: Query) -> Tensor:
-        """The prompts' estimate and the changed difference; a sampler's second look at a step is remembered as well."""
+        """The prompts' estimate and the changed difference; a sampler's second look at a step is remembered as well,
+        and what was seen at another size is forgotten."""
         if self.base.scale in OFF:
             return self.base.combine(estimates, query)
         cond = self.base.unguided.combine(estimates, query)
         dims = tuple(range(1, cond.ndim))
         difference = cond - estimates["uncond"]
         if self.momentum != 0.0:
-            if self._before is not None:
+            if self._before is not None and self._before.shape == difference.shape:
                 difference = difference + self.momentum * self._before
             self._before = difference
         if self.threshold > 0.0:

@@ -9,12 +9,14 @@ from typing import Any
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig
 from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
+from mezzotint.denoise.classifier_config import CLASS_NAME
 from mezzotint.denoise.config import UNetConfig
+from mezzotint.store.classifier import has_classifier
 from mezzotint.store.facts import FILE_NAME, described, read_facts, read_json
 from mezzotint.store.header import Header, read_header
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import KINDS, Glance, kind_of
-from mezzotint.store.layout import REST, STEMS, weight_headers
+from mezzotint.store.layout import CLASSIFIER, REST, STEMS, weight_headers
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.pipelines import CLIP
@@ -43,6 +45,8 @@ def folder_told(folder: Path) -> dict[str, Any]:
         if wanted is not None:
             missing += [f"{name}: {tensor}" for tensor in sorted(wanted - shapes.keys())]
             unused += [f"{name}: {tensor}" for tensor in shapes if tensor not in wanted]
+    if has_classifier(folder):
+        parts[CLASSIFIER] = {"class": CLASS_NAME, **weights_told(weight_headers(folder / CLASSIFIER))}
     return {
         "path": str(folder),
         "layout": "diffusers folder",

@@ -78,17 +78,20 @@ class ClassifierTask:
         schedule: NoiseSchedule,
         seen: Tensor,
         *,
-        segment: float = 0.5,
+        segment: float = 3.0,
         focus: float = 0.85,
+        middle: float = 1.0,
         cache: Path | None = None,
     ) -> None:
-        """`seen`, `prior_of`'s, are the kinds there are; the others as in `DenoiserTask`."""
+        """`seen`, `prior_of`'s, are the kinds there are; `middle` is that of the noise levels that focus is on, as a
+        sigma; the others are as in `DenoiserTask`.
+        """
         device = next(classifier.parameters()).device
         self.network = _Named(classifier).to(device)
         self._pictures, self._segment = pictures, segment
         self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = schedule.sigmas.clone()
-        self._shares = level_shares(self._sigmas, focus)
+        self._shares = level_shares(self._sigmas, focus, middle)
         self._seen = (seen / sum(seen.shape)).to(device)
 
     def __len__(self) -> int:

@@ -115,17 +115,21 @@ class ClassifierRecipe:
     """What tells from a noisy latent which solids it becomes."""
 
     network: ClassifierConfig = STILL_LIFE
-    segment: float = 0.5
+    segment: float = 3.0
     """Weight of naming what stands in every cell, against that of counting solids."""
     focus: float = 0.85
-    """Share of pictures whose noise level is drawn where shapes are decided, as in the U-Net's recipe."""
+    """Share of pictures whose noise level is drawn around `middle`, the others' evenly over the schedule."""
+    middle: float = 1.0
+    """The sigma around which most noise levels are: lower than where a denoiser decides shapes, because shapes have to
+    be known before they can be guessed."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(images=60_000, batch=64, ema=3000, fall=0.7))
 
     def __post_init__(self) -> None:
         """Raise UserError for a share or a weight that cannot be, or for words of another world."""
-        if not (0 <= self.focus <= 1 and self.segment >= 0):
+        if not (0 <= self.focus <= 1 and self.segment >= 0 and self.middle > 0):
             raise UserError(
-                f"focus is {self.focus} and segment {self.segment}; focus must be from 0 to 1 and segment at least 0."
+                f"focus is {self.focus}, segment {self.segment} and middle {self.middle}; focus must be from 0 to 1, "
+                "segment at least 0 and middle above 0."
             )
         if (self.network.shapes, self.network.colours) != (STILL_LIFE.shapes, STILL_LIFE.colours):
             raise UserError("The classifier learns the still life's shapes and colours: leave its words as they are.")

@@ -167,7 +167,7 @@ def train_unet(run: Run) -> None:
 
 
 def train_classifier(run: Run) -> None:
-    """What tells from a noisy latent which solids it becomes."""
+    """What tells from a noisy latent which solids it becomes; that of a model begun from goes on from where it was."""
     recipe = run.recipe.classifier
     pictures = run.pictures()
     if not isinstance(pictures, StillLife):
@@ -176,8 +176,11 @@ def train_classifier(run: Run) -> None:
     schedule = run.recipe.unet.schedule if run.parts is None else run.parts.schedule
     prior, seen = naming.prior_of(pictures, recipe.network)
     torch.manual_seed(recipe.fit.seed)
-    classifier = noisy.Classifier(recipe.network)
-    noisy.init_for_training(classifier, prior)
+    if run.parts is None or run.parts.classifier is None:
+        classifier = noisy.Classifier(recipe.network)
+        noisy.init_for_training(classifier, prior)
+    else:
+        classifier = run.parts.classifier().requires_grad_(True)
     task = naming.ClassifierTask(
         channels_last(classifier.to(run.device)),
         codec,
@@ -186,7 +189,8 @@ def train_classifier(run: Run) -> None:
         seen,
         segment=recipe.segment,
         focus=recipe.focus,
-        cache=run.stage("classifier"),
+        middle=recipe.middle,
+        cache=run.stage("unet" if run.has("unet") else "classifier"),  # The same latents, if they are there.
     )
     network = fit(task, recipe.fit, run.stage("classifier"), resume=run.resume, report=run.reporter("classifier"))
     if workers.leads():

@@ -27,12 +27,13 @@ FOCUS_SIGMA, FOCUS_WIDTH = 2.0, 1.0
 deviation of their logarithm."""
 
 
-def level_shares(sigmas: Tensor, focus: float) -> Tensor:
+def level_shares(sigmas: Tensor, focus: float, middle: float = FOCUS_SIGMA) -> Tensor:
     """[T] the share of training pictures at or below each level of a schedule, for its rising `sigmas` [T].
 
-    A share `focus` of them is lognormal (Karras et al. 2022, table 1), the others stand evenly over the levels.
+    A share `focus` of them is lognormal around `middle` (Karras et al. 2022, table 1), the others stand evenly over the
+    levels.
     """
-    lognormal = torch.special.ndtr((sigmas.double() / FOCUS_SIGMA).log() / FOCUS_WIDTH)
+    lognormal = torch.special.ndtr((sigmas.double() / middle).log() / FOCUS_WIDTH)
     even = torch.arange(1, len(sigmas) + 1) / len(sigmas)
     return focus * lognormal + (1 - focus) * even
 

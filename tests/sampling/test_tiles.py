@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -80,7 +82,7 @@ def test_tiles_cover_a_side_with_their_overlap(length, overlap):
     firsts = starts(length, 8, overlap)
     assert firsts[0] == 0
     assert firsts[-1] == max(0, length - 8)
-    assert all(0 < after - before <= 8 - overlap for before, after in zip(firsts, firsts[1:], strict=False))
+    assert all(0 < after - before <= 8 - overlap for before, after in pairwise(firsts))
 
 
 def test_ramps_are_positive_and_sum_to_one_where_two_meet():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_passes_grow_by_no_more_than_they_may():
     assert sizes[0] == (4, 8)
     assert sizes[-1] == (30, 60)
     assert len(sizes) == 4
-    assert all(after[0] / before[0] <= 2.1 for before, after in zip(sizes, sizes[1:], strict=False))
+    assert all(after[0] / before[0] <= 2.1 for before, after in pairwise(sizes))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

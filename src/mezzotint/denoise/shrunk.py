@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.denoise.attention import Pointwise, ProjectedText
+from mezzotint.denoise.attention import ProjectedText
 from mezzotint.denoise.blocks import Downsample, Upsample
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.packing import PackedConv, level
@@ -130,9 +130,10 @@ def dilated(unet: UNet, trained: tuple[int, int], finest: int = 1) -> UNet:
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
     new: dict[str, nn.Module] = {}
     for name, layer in unet.named_modules():
-        inner = ".resnets." in name and isinstance(layer, nn.Conv2d | PackedConv) and not isinstance(layer, Pointwise)
-        if inner and layer.weight.shape[2:] == (3, 3) and level(name, len(sizes)) >= finest:
-            new[name] = Dilated(layer, sizes[level(name, len(sizes))])
+        at = level(name, len(sizes))
+        if ".resnets." in name and at >= finest and isinstance(layer, nn.Conv2d | PackedConv):
+            if layer.weight.shape[2:] == (3, 3):
+                new[name] = Dilated(layer, sizes[at])
     return with_modules(unet, new)
 
 

@@ -6,6 +6,7 @@ B pictures, H W their height and width in pixels, z h w the latent's channels, h
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.types import UserError
@@ -63,6 +64,18 @@ class Codec:
         if self._in_bands(z[0, 0].numel() * self.factor**2, bands):
             return tiling.decode(self.autoencoder, z).clamp(-1.0, 1.0)
         return self.autoencoder.decode(z).clamp(-1.0, 1.0)
+
+    def enlarge(self, latent: Tensor, size: tuple[int, int]) -> Tensor:
+        """The scaled latent [B z *size] of the picture of a scaled latent [B z h w], enlarged to that size.
+
+        The picture is decoded, enlarged (bicubic) and encoded, since a latent that is itself enlarged decodes to
+        something blurred and discoloured; that is what is done all the same where the autoencoder has no encoder.
+        """
+        if getattr(self.autoencoder, "encoder", None) is None:
+            return F.interpolate(latent.float(), size=size, mode="bicubic").to(latent)
+        height, width = (side * self.factor for side in size)
+        pixels = F.interpolate(self.decode(latent).float(), size=(height, width), mode="bicubic").clamp(-1.0, 1.0)
+        return self.encode(pixels).to(latent)
 
     def scale(self, z: Tensor) -> Tensor:
         """The autoencoder's own latent to one of about unit variance."""

@@ -14,7 +14,7 @@ B pictures, C channels, h w height and width, [a, b) rows of a map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ from mezzotint.vae.tiny import BOUND, Activation, Point, TinyAutoencoder, TinyBl
 from mezzotint.vae.tiny import Enlarge as TinyEnlarge
 
 BAND = 2**17
-"""Places that a band has, about: its memory is a small share of a large map's, its overlap a small share of its work."""
+"""Places that a band has, about: little memory beside a large map's, and little overlap beside its own work."""
 SCORES = 2**26
 """Attention's queries times keys at once."""
 Act = Callable[[Tensor], Tensor]
@@ -194,7 +194,7 @@ def hold(source: Map, over: Held | None = None) -> Held:
 
 def residual(block: ResnetBlock, x: Map) -> Held:
     """What a residual block makes of a map."""
-    shortcut = x if isinstance(block.conv_shortcut, nn.Identity) else Convolved(x, _conv(block.conv_shortcut))
+    shortcut = Convolved(x, block.conv_shortcut) if isinstance(block.conv_shortcut, nn.Conv2d) else x
     inner = hold(Convolved(Normed(x, block.norm1, block.act), block.conv1))
     return hold(Sum(shortcut, Convolved(Normed(inner, block.norm2, block.act), block.conv2)), over=inner)
 
@@ -211,7 +211,7 @@ def attention(block: AttentionBlock, x: Held) -> Held:
     return Held(out.reshape(x.x.shape))
 
 
-def through(layers: Iterable[nn.Module], x: Map) -> Map:
+def through(layers: Iterable[Any], x: Map) -> Map:
     """What these layers of an autoencoder make of a map, one after another."""
     for layer in layers:
         match layer:
@@ -245,29 +245,26 @@ def through(layers: Iterable[nn.Module], x: Map) -> Map:
 
 def decode(autoencoder: Autoencoder | TinyAutoencoder, z: Tensor) -> Tensor:
     """What `autoencoder.decode` gives. Raises what it raises."""
-    decoder = autoencoder.decoder
     if isinstance(autoencoder, TinyAutoencoder):
-        if decoder is None or any(isinstance(m, TinyEnlarge) and m.mode != "nearest" for m in decoder.modules()):
+        tiny = autoencoder.decoder
+        if tiny is None or any(isinstance(m, TinyEnlarge) and m.mode != "nearest" for m in tiny.modules()):
             return autoencoder.decode(z)
-        return hold(Mapped(through(decoder.layers, Held(torch.tanh(z / BOUND) * BOUND)), _from_unit)).x
+        return hold(Mapped(through(tiny.layers, Held(torch.tanh(z / BOUND) * BOUND)), _from_unit)).x
+    decoder = autoencoder.decoder
     x = through((decoder.conv_in, decoder.mid_block, *decoder.up_blocks), Held(autoencoder.post_quant_conv(z)))
-    return hold(Convolved(Normed(hold(x), decoder.conv_norm_out, F.silu), decoder.conv_out)).x
+    return hold(Convolved(Normed(x, decoder.conv_norm_out, F.silu), decoder.conv_out)).x
 
 
 def encode(autoencoder: Autoencoder | TinyAutoencoder, pixels: Tensor) -> Moments | Point:
     """What `autoencoder.encode` gives. Raises what it raises."""
-    encoder = autoencoder.encoder
     if isinstance(autoencoder, TinyAutoencoder):
-        if encoder is None:
+        tiny = autoencoder.encoder
+        if tiny is None:
             return autoencoder.encode(pixels)
-        return Point(hold(through(encoder.layers, Held((pixels + 1) / 2))).x)
+        return Point(hold(through(tiny.layers, Held((pixels + 1) / 2))).x)
+    encoder = autoencoder.encoder
     x = through((encoder.conv_in, *encoder.down_blocks, encoder.mid_block), Held(pixels))
     return autoencoder.moments(hold(Convolved(Normed(x, encoder.conv_norm_out, F.silu), encoder.conv_out)).x)
-
-
-def _conv(layer: nn.Module) -> nn.Conv2d:
-    assert isinstance(layer, nn.Conv2d)
-    return layer
 
 
 def _same(x: Tensor) -> Tensor:

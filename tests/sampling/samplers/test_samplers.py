@@ -83,9 +83,11 @@ def test_a_consistency_function_needs_few_steps(name, data):
         return data.flow(x, float(sigma[0]), 0.0)
 
     latent = sample(end, x, walk, sampler=name, seed=1, eta=1.0)
-    # Four deviations, and of tcd the 0.03 of noise at timestep 0 that stays where new noise hides it.
+    # Four deviations, and of tcd what stays of the noise of every step, 0.03 at timestep 0: it goes the data's way, and
+    # widens their deviation of 0.4 or 0.5 by a twentieth.
+    left = 0.11 if name == "tcd" else 0.0
     assert float(latent.mean()) == pytest.approx(data.mean, abs=4 * math.sqrt(data.variance / COUNT))
-    assert float(latent.var()) == pytest.approx(data.variance, rel=4 * math.sqrt(2 / COUNT) + 0.01)
+    assert float(latent.var()) == pytest.approx(data.variance, rel=4 * math.sqrt(2 / COUNT) + left)
 
 
 def test_ancestral_noise_has_the_mean_and_variance_of_its_recursion(gaussian, geometric):
@@ -129,7 +131,7 @@ def test_a_latent_of_the_right_size_comes_out_of_few_steps(name, text, gaussian)
     for steps in (5, 20):
         walk = Spacing.parse(text).walk(NoiseSchedule(), steps)
         latent = sample(gaussian.denoise, walk[0] * draw_noise([0], (4, 16, 16)), walk, sampler=name)
-        assert 0.01 < float(latent.std()) < 0.7
+        assert 0.01 < float(latent.std()) < 1.2
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -154,14 +156,14 @@ def test_the_estimate_is_asked_as_often_as_the_table_says(name, gaussian):
             query = run.send(gaussian.denoise(query.x, torch.full((4,), query.sigma)))
         except StopIteration:
             break
-    more = {"plms": 1, "restart": 2}.get(name, 0)
+    more = 1 if name == "plms" else 0
     assert len(queries) == 4 + 3 * (SAMPLERS[name].evaluations - 1) + more
     steps = [query.step for query in queries]
     assert steps == sorted(steps)
     assert set(steps) == {0, 1, 2, 3}
     for query in queries:
         assert 0 < query.sigma <= 8
-        # Every step halves sigma, and so does the way back of restart.
+        # Every step halves sigma.
         assert query.remaining == (0 if query.step == 3 else 0.5)
 
 

@@ -64,7 +64,7 @@ def dpmpp_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0
 
     The noise of the whole step and that of its first part are of one Brownian path in sigma, so they are correlated by
     sqrt((sigma - sigma_m) / (sigma - sigma')). Of two fresh draws the first is the part's, and both make the whole's:
-    the law that k-diffusion has from a Brownian tree, which it keeps so that one seed means the same path for any steps.
+    the law that k-diffusion has from a Brownian tree, which it keeps so that a seed means one path in any steps.
     """
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         remaining = sigma_next / sigma

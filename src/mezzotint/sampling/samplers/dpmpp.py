@@ -59,26 +59,31 @@ def dpmpp_2s_ancestral(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: fl
 
 
 def dpmpp_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0) -> Walk:
-    """DPM-Solver++ (SDE), r = 1/2 (Crowson's, after Lu et al. 2022, section 5 and appendix D): `dpmpp_2s_ancestral`
+    """DPM-Solver++ (SDE), r = 1/2 (Crowson's, in k-diffusion, after Lu et al. 2022, section 5): `dpmpp_2s_ancestral`
     with the middle at sqrt(sigma * sigma') and reached by an ancestral step too.
 
-    The noise of the two parts is independent, where k-diffusion draws both from one Brownian path: the same law in the
-    limit of short steps, and no tree to keep.
+    The noise of the whole step and that of its first part are of one Brownian path in sigma, so they are correlated by
+    sqrt((sigma - sigma_m) / (sigma - sigma')). Of two fresh draws the first is the part's, and both make the whole's:
+    the law that k-diffusion has from a Brownian tree, which it keeps so that a seed means one path in any steps.
     """
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         remaining = sigma_next / sigma
-        d = x0 = yield Query(x, sigma, step, remaining)
-        if sigma_next > 0:
-            sigma_m = math.sqrt(sigma * sigma_next)
-            down, up = split(sigma, sigma_m, eta)
-            middle = x0 + (down / sigma) * (x - x0)
-            if up > 0:
-                middle = middle + up * noise()
-            d = yield Query(middle, sigma_m, step, remaining)
-        sigma_down, sigma_up = split(sigma, sigma_next, eta)
-        x = d + (sigma_down / sigma) * (x - d)
-        if sigma_up > 0:
-            x = x + sigma_up * noise()
+        x0 = yield Query(x, sigma, step, remaining)
+        if sigma_next == 0:
+            return x0
+        sigma_m = math.sqrt(sigma * sigma_next)
+        down, up = split(sigma, sigma_m, eta)
+        middle = x0 + (down / sigma) * (x - x0)
+        first = None
+        if up > 0:
+            first = noise()
+            middle = middle + up * first
+        d = yield Query(middle, sigma_m, step, remaining)
+        down, up = split(sigma, sigma_next, eta)
+        x = d + (down / sigma) * (x - d)
+        if first is not None:
+            part = (sigma - sigma_m) / (sigma - sigma_next)
+            x = x + up * math.sqrt(part) * first + up * math.sqrt(1 - part) * noise()
     return x
 
 

@@ -80,9 +80,9 @@ def restart(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0) 
     The step that comes to the level nearest RESTART_FROM goes on: noise of variance up^2 - sigma'^2 takes x' up to the
     level nearest RESTART_TO, and the walk's own levels bring it down once more. All that is this step's, so the sigmas
     of a request are what they are for any sampler. With a smaller eta the noise has eta^2 of that variance, and the way
-    back begins lower. A walk whose levels are all to one side of the interval has no restart.
+    back begins lower. A walk without levels near both has no restart.
     """
-    low, high = _interval(sigmas)
+    low, high = _interval(sigmas) if len(sigmas) > 1 else (0, 0)
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x = yield from heun_step(x, sigma, sigma_next, step)
         if step + 1 == low and eta > 0:
@@ -97,9 +97,8 @@ def restart(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0) 
 def _interval(sigmas: Sequence[float]) -> tuple[int, int]:
     """The places of the levels between which `restart` goes: (low, high), or (0, 0) for none."""
     places = [place for place, sigma in enumerate(sigmas) if sigma > 0]
-    if not places or sigmas[0] < RESTART_TO or sigmas[places[-1]] > RESTART_TO / 2:
-        return 0, 0
     low, high = (
         min(places, key=lambda place: abs(math.log(sigmas[place] / level))) for level in (RESTART_FROM, RESTART_TO)
     )
-    return (low, high) if low > high else (0, 0)
+    there = sigmas[low] < RESTART_TO / 2 <= sigmas[high] < RESTART_TO * 2
+    return (low, high) if there else (0, 0)

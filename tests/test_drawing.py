@@ -15,13 +15,19 @@ from mezzotint.pipeline import Pipeline
 from mezzotint.sampling import SAMPLERS
 from mezzotint.vae import Codec
 
-PROMPTS = ["a red cube", "a (red:1.4) cube", "a cube AND a ball:0.5", "[red|blue] cone", "a [cube:ball:0.5]", "so " * 90]
+PROMPTS = [
+    "a red cube",
+    "a (red:1.4) cube",
+    "a cube AND a ball:0.5",
+    "[red|blue] cone",
+    "a [cube:ball:0.5]",
+    "so " * 90,
+]
 GUIDES = [[], ["interval:0.3:5"], ["apg"], ["cfg++"], ["pag:2"], ["rescale:0.5", "threshold"]]
 SCHEDULES = ["", "karras", "trailing", "beta", "zsnr+simple"]
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny_parts):
+def made(tiny_parts):
     parts = copy.deepcopy(tiny_parts)
     return Pipeline(
         conditioner=TextConditioner(parts.tokenizer, parts.text_encoder),
@@ -31,6 +37,11 @@ def pipe(tiny_parts):
         size=(16, 16),
         max_rows=6,
     )
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_parts):
+    return made(tiny_parts)
 
 
 def some_request(pipe, chooser, **settled):
@@ -56,9 +67,9 @@ def bits(image):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_exact_pictures_are_the_same_to_the_last_bit_in_any_company(pipe, dtype):
+def test_exact_pictures_are_the_same_to_the_last_bit_in_any_company(tiny_parts, dtype):
     chooser = random.Random(0)
-    drawn = copy.deepcopy(pipe).to(dtype=dtype)
+    drawn = made(tiny_parts).to(dtype=dtype)
     requests = [some_request(drawn, chooser, exact=True) for _ in range(200)]
     alone = [bits(drawn(request)) for request in requests]
     together: dict[int, tuple[tuple[int, int], bytes]] = {}
@@ -104,6 +115,7 @@ def test_several_prompts_pull_by_their_weights(pipe):
 
 def test_a_prompt_changes_at_its_step(pipe):
     """The estimates are the same until the step where the words change."""
+
     def moves(prompt):
         return [move.estimate for move in pipe.steps(prompt, seed=3, steps=4)]
 

@@ -17,7 +17,6 @@ from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise import NoiseSchedule, draw_noise
 from mezzotint.pipeline import Cancelled, Pipeline
-from mezzotint.sampling import SAMPLERS
 from mezzotint.types import PromptWarning, Request, UserError, Words
 from mezzotint.vae import Codec
 

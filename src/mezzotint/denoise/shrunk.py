@@ -70,7 +70,7 @@ class Shrink(nn.Module):
         if scale == 1.0:
             return x
         size = [max(1, round(side / scale)) for side in x.shape[2:]]
-        return F.interpolate(x, size=size, mode="bilinear", antialias=True)
+        return F.interpolate(x.float(), size=size, mode="bilinear", antialias=True).to(x)  # Not there in bfloat16.
 
 
 class Enlarge(nn.Module):
@@ -131,9 +131,9 @@ def dilated(unet: UNet, trained: tuple[int, int], finest: int = 1) -> UNet:
     new: dict[str, nn.Module] = {}
     for name, layer in unet.named_modules():
         at = level(name, len(sizes))
-        if ".resnets." in name and at >= finest and isinstance(layer, nn.Conv2d | PackedConv):
-            if layer.weight.shape[2:] == (3, 3):
-                new[name] = Dilated(layer, sizes[at])
+        inside = ".resnets." in name and at >= finest
+        if inside and isinstance(layer, nn.Conv2d | PackedConv) and layer.weight.shape[2:] == (3, 3):
+            new[name] = Dilated(layer, sizes[at])
     return with_modules(unet, new)
 
 

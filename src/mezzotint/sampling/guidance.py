@@ -187,7 +187,8 @@ class Projected:
 
     def combine(self, estimates: Estimates, query: Query) -> Tensor:
         """The prompts' estimate and the changed difference; a sampler's second look at a step is remembered as well,
-        and what was seen at another size is forgotten."""
+        and what was seen at another size is forgotten.
+        """
         if self.base.scale in OFF:
             return self.base.combine(estimates, query)
         cond = self.base.unguided.combine(estimates, query)

@@ -150,9 +150,7 @@ class Loop:
         while not all(live.paused for live in self._live.values()):
             yield from self.turn()
 
-    def add(
-        self, *, walk: Walk, steps: int, guidance: Guidance, told: Mapping[str, Told], exact: bool = False
-    ) -> int:
+    def add(self, *, walk: Walk, steps: int, guidance: Guidance, told: Mapping[str, Told], exact: bool = False) -> int:
         """Bring a picture in, at any time between turns, and return its number.
 
         `walk` is a sampler's coroutine that has not begun, of so many steps, around a latent [1 C h w]; whatever noise

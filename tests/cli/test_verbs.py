@@ -18,6 +18,7 @@ import mezzotint
 from mezzotint.cli import VERBS, main
 from mezzotint.cli.flags import field_docs, flag
 from mezzotint.cli.inspect import lines
+from mezzotint.sampling import SAMPLERS
 from mezzotint.store.png import read_provenance
 from mezzotint.types import Request
 
@@ -143,7 +144,22 @@ def test_every_field_of_a_request_is_a_flag_with_its_help(capsys: pytest.Capture
 
 def test_samplers_are_listed(capsys: pytest.CaptureFixture[str]):
     assert main(["samplers"]) == 0
-    assert "dpmpp-2m" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("dpmpp-2m", "er-sde", "karras", "zsnr"))
+    assert main(["samplers", "--json"]) == 0
+    rows = {row.pop("name"): row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == list(SAMPLERS)
+    assert {key: rows["heun"][key] for key in ("order", "evaluations", "stochastic", "eta")} == {
+        "order": 2,
+        "evaluations": 2,
+        "stochastic": False,
+        "eta": None,
+    }
+    assert rows["ddpm"]["stochastic"] is True
+    assert (rows["ddim"]["stochastic"], rows["ddim"]["eta"]) == (False, 0.0)
+    assert main(["samplers", "--schedules", "--json"]) == 0
+    kinds = {row["name"]: row["kind"] for row in json.loads(capsys.readouterr().out)}
+    assert (kinds["karras"], kinds["zsnr"]) == ("spacing", "table")
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.noise import NoiseSchedule
+from mezzotint.noise import NoiseSchedule, Prediction, Spacing
+from mezzotint.noise.spacing import AYS
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -82,3 +83,38 @@ def test_epsilon_with_zero_terminal_snr_begins_where_diffusers_begins():
         euler.set_timesteps(20)
         # Their products of a thousand factors are in fp32.
         torch.testing.assert_close(euler.sigmas.double(), torch.tensor(ours.walk(20)).double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["karras", "exponential"])
+@pytest.mark.parametrize("shape", ["linear", "scaled_linear"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 100])
+def test_spacings_of_sigma(name, shape, steps):
+    # DPMSolverMultistepScheduler, whose range is that of the whole table, as k-diffusion's; the classes of Euler's kin
+    # take that of the timesteps which their other spacing visits.
+    ours = NoiseSchedule(beta_schedule=shape, rescale_betas_zero_snr=False, prediction_type=Prediction.EPSILON)
+    config = ours.to_dict() | {f"use_{name}_sigmas": True}
+    theirs = diffusers.DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero")
+    theirs.set_timesteps(steps)
+    # Their table is fp32, a product of 1000 factors.
+    assert Spacing.parse(name).walk(ours, steps) == pytest.approx(theirs.sigmas.tolist(), rel=2e-5)
+
+
+def test_aligned_steps():
+    from diffusers.schedulers import AysSchedules
+
+    assert list(AYS["ays"][:-1]) == AysSchedules["StableDiffusionSigmas"][:-1]
+    assert list(AYS["ays-sdxl"][:-1]) == AysSchedules["StableDiffusionXLSigmas"][:-1]
+
+
+def test_beta_is_dense_where_theirs_is_by_timestep_and_not_by_sigma():
+    """Theirs puts quantiles between the ends of sigma; the paper, and ours, between those of the timesteps."""
+    pytest.importorskip("scipy")
+    ours = NoiseSchedule(rescale_betas_zero_snr=False, prediction_type=Prediction.EPSILON)
+    config = ours.to_dict() | {"use_beta_sigmas": True}
+    theirs = diffusers.DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero")
+    theirs.set_timesteps(21)
+    sigmas = theirs.sigmas[:-1].double().numpy()
+    quantiles = (sigmas - ours.sigma_min) / (ours.sigma_max - ours.sigma_min)
+    # Theirs end with the quantile of 0, which ours leave to sigma 0; the rest are ours, but for a rounded timestep.
+    walk = Spacing.parse("beta").walk(ours, 20)[:-1]
+    assert [ours.timestep(sigma) / 999 for sigma in walk] == pytest.approx(list(quantiles[:-1]), abs=1e-3)

@@ -169,7 +169,7 @@ def _kl_optimal(table: NoiseSchedule, steps: int) -> list[float]:
 def _sgm_uniform(table: NoiseSchedule, steps: int) -> list[float]:
     """Timesteps even from the last down to the first, which is left out, fractions and all (Stability's SGM)."""
     last = table.num_train_timesteps - 1
-    return [table.sigma(last * (1 - step / steps)) for step in range(steps)]
+    return [table.sigma_max, *(table.sigma(last * (1 - step / steps)) for step in range(1, steps))]
 
 
 def _simple(table: NoiseSchedule, steps: int) -> list[float]:

@@ -50,7 +50,8 @@ class Data:
     def flow(self, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
         """Where the probability flow takes x: its quantile is kept, found by bisection."""
         goal = self.below(x, sigma)
-        low, high = torch.full_like(x, -30.0), torch.full_like(x, 30.0)
+        far = 10 * (1 + sigma_next)
+        low, high = torch.full_like(x, -far), torch.full_like(x, far)
         for _ in range(60):
             middle = (low + high) / 2
             short = self.below(middle, sigma_next) < goal

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mezzotint.store.extras import Extras, lora_files, text_width
+from mezzotint.store.extras import Extras, lora_files, text_width, vae_files
 from mezzotint.types import Lora, Request, UserError
 
 
@@ -115,3 +115,17 @@ def test_no_torch_is_imported():
 
 def test_a_lora_is_what_its_text_says():
     assert str(Lora("a:0.5")) == "a:0.5:1:1"  # else the end of its name would be a weight
+
+
+def test_an_autoencoder_out_of_a_whole_model(tiny_folder: Path) -> None:
+    names = [path.relative_to(tiny_folder).as_posix() for path in vae_files(tiny_folder)]
+    assert names == ["vae/diffusion_pytorch_model.safetensors", "vae/config.json"]
+    Extras.named(vae=tiny_folder).check()
+
+
+def test_a_file_without_tensors_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((2).to_bytes(8, "little") + b"{}")
+    for extras in (Extras.named(loras=[path]), Extras.named(embeddings=[path])):
+        with pytest.raises(UserError, match=r"its tensors are none at all\.$"):
+            extras.check()

@@ -15,7 +15,7 @@ from mezzotint.store.embeddings import embedding_facts, is_picture, picture_head
 from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header, read_header, shown
 from mezzotint.store.kinds import Glance
-from mezzotint.store.layout import weight_files, weight_headers
+from mezzotint.store.layout import is_model_folder, weight_files, weight_headers
 from mezzotint.store.lora.facts import READS_TEXT, is_lora, lora_facts
 from mezzotint.types import Lora, Request, UserError
 
@@ -122,11 +122,13 @@ def full_path(name: str | Path) -> str:
 
 
 def vae_files(path: Path) -> list[Path]:
-    """What is read of an autoencoder: its file, or a folder's weights and config.json.
+    """What is read of an autoencoder: its file, or the weights and config.json of its folder or of a model's.
 
     Raises UserError where there is none, or where it is damaged.
     """
     if _is(path.is_dir):
+        if is_model_folder(path):
+            path = path / ("vqvae" if (path / "vqvae").is_dir() else "vae")
         weight_headers(path)
         return [*weight_files(path), *(file for file in (path / "config.json",) if file.is_file())]
     if not _is(path.is_file):
@@ -246,4 +248,6 @@ def _is(test: Callable[[], bool]) -> bool:
 def _first(names: Iterable[str]) -> str:
     """The first few names of tensors."""
     names = list(names)
+    if not names:
+        return "none at all"
     return ", ".join(shown(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -52,6 +52,8 @@ def recognise(shapes: Shapes, metadata: Mapping[str, str], numbers: Numbers) -> 
     What our own metadata says comes before what shapes tell. A part that this program cannot make is left out, and
     `refusal` says why. Raises UserError where there is no U-Net, and for metadata of ours that is damaged.
     """
+    if not shapes:
+        raise UserError("The file holds no tensors at all: get it again.")
     prefix = unet_prefix(shapes)
     if prefix is None:
         raise UserError("The file has no tensor input_blocks.0.0.weight, so it holds no U-Net: give a whole model.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mezzotint.types import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 ACTIVATION_NAMES = ("silu", "swish", "mish", "gelu", "relu")
 
@@ -101,21 +104,25 @@ class AutoencoderConfig:
         Keys that begin with _ are diffusers' own notes. Raises UserError naming any other key that is unknown,
         unless it is null, which asks for nothing.
         """
-        known = {field.name for field in fields(cls)}
-        taken: dict[str, Any] = {}
-        for key, value in values.items():
-            if key in known:
-                taken[key] = tuple(value) if isinstance(value, list) else value
-            elif not key.startswith("_") and value is not None:
-                raise UserError(
-                    f"The autoencoder config has an unknown key {key!r}; this program cannot run that model."
-                )
-        return cls(**taken)
+        return cls(**from_json(values, {field.name for field in fields(cls)}, "autoencoder"))
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of a diffusers config.json that makes the same network."""
-        values: dict[str, Any] = {"_class_name": "AutoencoderKL"}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            values[field.name] = list(value) if isinstance(value, tuple) else value
-        return values
+        return {"_class_name": "AutoencoderKL", **to_json(self)}
+
+
+def from_json(values: Mapping[str, Any], known: Set[str], name: str) -> dict[str, Any]:
+    """The values of a diffusers config.json whose keys are known, with tuples for lists.
+
+    Raises UserError, for the config called `name`, naming any other key, unless it begins with _ or is null.
+    """
+    for key, value in values.items():
+        if key not in known and not key.startswith("_") and value is not None:
+            raise UserError(f"The {name} config has an unknown key {key!r}; this program cannot run that model.")
+    return {key: tuple(own) if isinstance(own, list) else own for key, own in values.items() if key in known}
+
+
+def to_json(config: DataclassInstance) -> dict[str, Any]:
+    """The fields of a config by name, with lists for tuples."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

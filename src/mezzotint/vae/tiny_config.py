@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mezzotint.types import UserError
-from mezzotint.vae.config import ACTIVATION_NAMES, AutoencoderConfig
+from mezzotint.vae.config import ACTIVATION_NAMES, AutoencoderConfig, from_json, to_json
 
 UPSAMPLINGS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 """Ways to enlarge a picture, by the names that torch has for them."""
@@ -112,16 +112,8 @@ class TinyAutoencoderConfig:
         Keys that begin with _ are diffusers' own notes. Raises UserError naming any other key that is unknown,
         unless it is null, which asks for nothing.
         """
-        known = {field.name for field in fields(cls)}
-        taken: dict[str, Any] = {}
-        for key, value in values.items():
-            if key in known:
-                taken[key] = tuple(value) if isinstance(value, list) else value
-            elif key != REPEATED and not key.startswith("_") and value is not None:
-                raise UserError(
-                    f"The tiny autoencoder config has an unknown key {key!r}; this program cannot run that model."
-                )
-        return cls(**taken)
+        own = {key: value for key, value in values.items() if key != REPEATED}
+        return cls(**from_json(own, {field.name for field in fields(cls)}, "tiny autoencoder"))
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of a diffusers config.json that makes the same network.
@@ -132,11 +124,7 @@ class TinyAutoencoderConfig:
             raise UserError(
                 f"The autoencoder is only a tiny {self.halves[0]}, which diffusers cannot hold: save a model with both."
             )
-        values: dict[str, Any] = {"_class_name": "AutoencoderTiny"}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            values[field.name] = list(value) if isinstance(value, tuple) else value
-        return values
+        return {"_class_name": "AutoencoderTiny", **to_json(self)}
 
 
 AnyAutoencoderConfig = AutoencoderConfig | TinyAutoencoderConfig

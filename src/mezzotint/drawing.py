@@ -127,7 +127,7 @@ def _add(pipe: Pipeline, loop: Loop, plan: Plan, told: Mapping[Ask, Conditioning
     x = math.hypot(1.0, first.sigmas[0]) * start
     begin = partial(plan.sampler.begin, eta=plan.request.eta)
     return loop.add(
-        walk=two_pass.walk(begin, x, plan.passes, noise, enlarge=pipe.enlarge),
+        walk=two_pass.walk(begin, x, plan.passes, noise, enlarge=pipe.codec.enlarge),
         steps=plan.steps,
         guidance=plan.guidance,
         told={

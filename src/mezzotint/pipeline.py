@@ -10,14 +10,12 @@ by side share nothing but the time they take, so company changes them by roundin
 from __future__ import annotations
 
 import secrets
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -28,7 +26,7 @@ from mezzotint.drawing import Cancelled, Picture, Progress, Report, finished, mo
 from mezzotint.networks import Networks, Other
 from mezzotint.plan import plan
 from mezzotint.store.extras import Extras, Loras, Names
-from mezzotint.types import PromptWarning, Request, UserError
+from mezzotint.types import Request, UserError
 from mezzotint.vae.codec import Codec, to_uint8
 
 if TYPE_CHECKING:
@@ -155,14 +153,6 @@ class Pipeline:
         """Raise UserError for a request that this model cannot draw, as `draw` would."""
         plan(self, 0, request)
 
-    def warnings(self, request: Request) -> list[str]:
-        """A sentence for each thing that the request asks for and that is left out: none today, a text is read whole.
-
-        `draw` gives them as Python warnings, of the category `types.PromptWarning`.
-        """
-        del request
-        return []
-
     @overload
     def __call__(
         self,
@@ -197,7 +187,7 @@ class Pipeline:
         `seed` is one a picture, or the first's, and the others count up; without it a request keeps its own and a
         prompt takes one by chance. Either way `image.info["request"]` tells it. `noise` [B C h w], of unit variance,
         is what to start from in place of the seeds' own. Raises UserError for what cannot be drawn, and Cancelled
-        where `progress` returned False. Warns as `draw` does.
+        where `progress` returned False.
         """
         several = not isinstance(what, str | Request)
         requests = self._requests(list(what) if several else [what], seed, changes)
@@ -213,8 +203,7 @@ class Pipeline:
         """Draw requests side by side, yielding each picture when it is finished; cancelled ones never come.
 
         All requests are checked before the first is drawn; leaving the iterator stops the work. Raises UserError for
-        an unknown sampler, more steps than the schedule has, or a size or noise that does not fit the model. Warns
-        (PromptWarning) as `warnings` tells.
+        an unknown sampler, more steps than the schedule has, or a size or noise that does not fit the model.
         """
         return finished(self._moves(list(requests), noise, progress))
 
@@ -223,20 +212,18 @@ class Pipeline:
     ) -> Iterator[Progress]:
         """Draw one picture, move by move; the last move has the picture, and whoever stops asking stops the work.
 
-        Arguments, errors and warnings are those of a call with one picture. `pipe.preview(move.estimate)` shows how it
+        Arguments and errors are those of a call with one picture. `pipe.preview(move.estimate)` shows how it
         looks so far.
         """
         return self._moves(self._requests([what], seed, changes), noise, None)
 
     def _moves(self, requests: list[Request], noise: Tensor | None, progress: Report | None) -> Iterator[Progress]:
-        """Every move of all pictures; for public methods alone, because warnings are told of their callers."""
+        """Every move of all pictures."""
         if noise is not None and (noise.ndim != 4 or len(noise) != len(requests)):
             have, want = list(noise.shape), len(requests)
             raise UserError(f"The noise has shape {have}; it must be [B C h w] with B = {want}, one a picture.")
         rows = [None] * len(requests) if noise is None else noise.split(1)
         plans = [plan(self, index, *pair) for index, pair in enumerate(zip(requests, rows, strict=True))]
-        for message in dict.fromkeys(message for request in requests for message in self.warnings(request)):
-            warnings.warn(message, PromptWarning, stacklevel=3)
         return moves(self, plans, progress)
 
     @torch.inference_mode()
@@ -247,18 +234,11 @@ class Pipeline:
         return [Image.fromarray(rgb.numpy()) for chunk in chunks for rgb in to_uint8(self.codec.decode(chunk))]
 
     @torch.inference_mode()
-    def preview(self, latents: Tensor) -> list[Image.Image]:
-        """Small RGB pictures of latents [B C h w], one pixel for each place, for next to nothing: see `vae.preview`."""
+    def preview(self, latents: Tensor, *, times: int = 1) -> list[Image.Image]:
+        """Small RGB pictures of latents [B C h w], `times` pixels along a side of each place: see `vae.preview`."""
         from mezzotint.vae.preview import LatentPreview
 
-        return LatentPreview.of(self.codec)(latents)
-
-    def enlarge(self, latent: Tensor, size: tuple[int, int]) -> Tensor:
-        """A clean latent [1 C h w] at another size (H, W), by way of its pixels."""
-        pixels = self.codec.decode(latent).float()
-        sides = [side * self.codec.factor for side in size]
-        larger = F.interpolate(pixels, size=sides, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
-        return self.codec.encode(larger).to(latent)
+        return LatentPreview.of(self.codec)(latents, times=times)
 
     def named(self, request: Request) -> Request:
         """The request with this model's name, where it has one, and those of the files beside it."""

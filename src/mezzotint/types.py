@@ -33,10 +33,6 @@ class UserError(ValueError):
     """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
 
 
-class PromptWarning(UserWarning):
-    """A picture is drawn, but not from all of its words; the message is one sentence that names those left out."""
-
-
 @dataclass(frozen=True)
 class Lora:
     """A LoRA file, and how much of it is put on a model; 0 is nothing and 1 what it was trained for."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.cli.progress import ProgressLine
-from mezzotint.types import PromptWarning, Request, UserError
+from mezzotint.types import Request, UserError
 
 if TYPE_CHECKING:
-    from mezzotint.pipeline import Picture, Pipeline, Progress
+    from mezzotint.pipeline import Picture, Pipeline
     from mezzotint.store.checksum import Checksums, ExtraSums, FileSum
-    from mezzotint.store.extras import Extras
+
+
+PREVIEW_TIMES = 4
+"""Pixels along a side that a preview has for every place of the latent."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ def open_model(
     device: str | None,
     dtype: str | None,
     threads: int | None = None,
-    extras: Extras | None = None,
+    request: Request | None = None,
 ) -> Opened:
-    """Load the model at `path`, which is called `model`, and put `extras` on it.
+    """Load the model at `path`, which is called `model`, and put on it what a `request` names beside it.
 
     Files that are missing, cut short or of another kind are told before torch is imported. They are summed in a thread
     while it is, and what is imported is not searched for garbage. `threads` is how many work on a CPU; none leaves that
@@ -70,10 +73,11 @@ def open_model(
     from mezzotint.store.extras import Extras, text_width
     from mezzotint.store.layout import model_headers
 
-    extras = Extras() if extras is None else extras
+    extras = Extras() if request is None else Extras.of(request)
     extras.check(text_width(path))
     model_headers(path, dtype)
-    checksums, extra_sums = Checksums(path, dtype), ExtraSums(extras.files())
+    files = [] if request is None else steering_files(request, path)
+    checksums, extra_sums = Checksums(path, dtype), ExtraSums([*extras.files(), *files])
     gc.disable()
     from mezzotint import load
 
@@ -92,30 +96,42 @@ def open_model(
     return Opened(pipe, checksums, extra_sums, as_stored=dtype is None and pipe.device.type != "cpu")
 
 
-def draw(pipe: Pipeline, requests: Sequence[Request]) -> Iterator[Picture]:
-    """The pictures, each as soon as it is drawn.
+def steering_files(request: Request, path: Path) -> list[Path]:
+    """The weights that steer a request's picture beside those of its model at `path`: a classifier's, a worse model's.
 
-    Each is drawn alone: company would change it by rounding, and it is to come out again to the last bit. What `warn`
-    says is not said again. Raises UserError for a request that this model cannot draw, and where memory does not
-    suffice.
+    Raises UserError for a worse model that is not there.
+    """
+    from mezzotint.sampling.guides import needs
+    from mezzotint.store.classifier import classifier_files
+    from mezzotint.store.layout import all_model_files
+    from mezzotint.store.models import resolve
+
+    weak = needs(request.guide).weak
+    classifier = classifier_files(path) if request.classify and path.is_dir() else []
+    return [*(file for file in classifier if file.is_file()), *([] if weak is None else all_model_files(resolve(weak)))]
+
+
+def draw(pipe: Pipeline, requests: Sequence[Request], previews: Sequence[Path] = ()) -> Iterator[Picture]:
+    """The pictures, each as soon as it is drawn; `previews` are folders, one a picture, for a small one at every step.
+
+    Each is drawn alone: company would change it by rounding, and it is to come out again to the last bit. Raises
+    UserError for a request that this model cannot draw, and where memory does not suffice.
     """
     for number, request in enumerate(requests):
-        with enough_memory(request), ProgressLine() as line, warnings.catch_warnings():
-            warnings.simplefilter("ignore", PromptWarning)
-            (picture,) = pipe.draw([request], progress=moves(line, number, len(requests)))
-        yield picture
-
-
-def moves(line: ProgressLine, number: int, pictures: int) -> Callable[[Progress], None]:
-    """What shows on the line the moves of picture `number`, from 0, of so many."""
-    which = f"picture {number + 1} of {pictures}, " if pictures > 1 else ""
-    return lambda move: line.tell(move.step, move.steps, f"{which}step {move.step} of {move.steps}")
+        which = f"picture {number + 1} of {len(requests)}, " if len(requests) > 1 else ""
+        with enough_memory(request), ProgressLine() as line:
+            for move in pipe.steps(request):
+                line.tell(move.step, move.steps, f"{which}step {move.step} of {move.steps}")
+                if previews:
+                    (small,) = pipe.preview(move.estimate, times=PREVIEW_TIMES)
+                    small.save(previews[number] / f"step-{move.step:03d}.png")
+                if move.picture is not None:
+                    yield move.picture
 
 
 def warn(pipe: Pipeline, requests: Sequence[Request]) -> list[str]:
     """Say on stderr, once each, what the user should know of requests that can be drawn; returns the sentences."""
-    told = list(dict.fromkeys(message for request in requests for message in pipe.warnings(request)))
-    told += unread(pipe, requests[0])
+    told = unread(pipe, requests[0])
     for message in told:
         print(f"mezzotint: warning: {message}", file=sys.stderr)
     return told

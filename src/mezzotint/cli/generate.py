@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from mezzotint.cli.flags import add_flags, make_parser, parsed, size
 from mezzotint.store.beside import check_writable
-from mezzotint.store.extras import Extras
 from mezzotint.store.facts import read_facts
 from mezzotint.store.models import resolve
 from mezzotint.types import Request, UserError
@@ -29,6 +28,8 @@ class Options:
     """The picture's file: .png carries its request; .jpg and .webp carry the parameters as text."""
     n: int = 1
     """How many pictures, with seeds that count up; NAME-0, NAME-1, ... and NAME itself, a sheet of them all."""
+    preview: Path | None = None
+    """A folder for a small picture of every step, made from the latent without decoding it."""
     device: str | None = None
     """Where to draw: cpu, cuda, ...; by default the accelerator if there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -54,6 +55,7 @@ def run(argv: Sequence[str]) -> int:
     for target in targets:
         check_writable(target)
     check_writable(options.out)
+    previews = folders(options.preview, targets)
 
     from mezzotint.store.png import Provenance, picture_format, write_picture, write_plain
     from mezzotint.world.sheet import Sheet
@@ -61,12 +63,12 @@ def run(argv: Sequence[str]) -> int:
     picture_format(options.out)
     from mezzotint.cli.drawing import draw, open_model, warn
 
-    opened = open_model(request.model, path, options.device, options.dtype, extras=Extras.of(request))
+    opened = open_model(request.model, path, options.device, options.dtype, request=request)
     opened.pipe.check(request)
     warnings = warn(opened.pipe, requests)
     sheet: Sheet | None = None
     drawn: list[Request] = []
-    for picture, target in zip(draw(opened.pipe, requests), targets, strict=True):
+    for picture, target in zip(draw(opened.pipe, requests, previews), targets, strict=True):
         made_with = opened.made_with()
         provenance = Provenance(
             request=picture.request, weights=opened.checksums.whole, extras=opened.sums, made_with=made_with
@@ -104,12 +106,35 @@ def read(argv: Sequence[str]) -> tuple[dict[str, Any], Options]:
 
 
 def check(request: Request) -> None:
-    """Raise UserError for a prompt without a word, and for a sampler that there is not."""
-    if not any(character.isalnum() for character in request.prompt):
+    """Raise UserError for a prompt without a word, and for a sampler, schedule or guide that there is not.
+
+    A classifier needs no prompt.
+    """
+    if not request.classify and not any(character.isalnum() for character in request.prompt):
         raise UserError("The prompt has no word in it: say what to draw, such as 'a red sphere'.")
+    from mezzotint.noise.spacing import Spacing
+    from mezzotint.sampling.guides import chosen
     from mezzotint.sampling.samplers import sampler_named
 
-    sampler_named(request.sampler)
+    sampler_named(request.sampler).check(request.eta)
+    Spacing.parse(request.schedule)
+    chosen(request.guide)
+
+
+def folders(preview: Path | None, targets: Sequence[Path]) -> list[Path]:
+    """The folders of previews, made where they are missing: `preview`, or for several pictures one in it for each.
+
+    Raises UserError where one cannot be made.
+    """
+    if preview is None:
+        return []
+    made = [preview] if len(targets) == 1 else [preview / target.stem for target in targets]
+    for folder in made:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+    return made
 
 
 def names(out: Path, count: int) -> list[Path]:

@@ -148,7 +148,7 @@ def opened_as(options: Options, request: Request, folder: Path, then: dict[str, 
         str(device),
         dtype,
         threads if 0 < threads <= (os.cpu_count() or 1) else None,
-        Extras.of(request),
+        request,
     )
 
 

@@ -165,7 +165,7 @@ def test_stopping_is_no_error(here: Path, capsys: pytest.CaptureFixture[str], mo
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mezzotint.pipeline.Pipeline.draw", stop)
+    monkeypatch.setattr("mezzotint.pipeline.Pipeline.steps", stop)
     assert main(generate([PROMPT])) == 130
     assert capsys.readouterr().err == "mezzotint: stopped.\n"
     assert [path.name for path in here.iterdir()] == ["tiny"]

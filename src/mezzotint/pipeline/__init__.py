@@ -22,9 +22,9 @@ from torch import Tensor
 from mezzotint.conditioning.text import Conditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.packing import packed
-from mezzotint.drawing import Cancelled, Picture, Progress, Report, finished, moves
-from mezzotint.networks import Networks, Other
-from mezzotint.plan import plan
+from mezzotint.pipeline.drawing import Cancelled, Picture, Progress, Report, finished, moves
+from mezzotint.pipeline.networks import Networks, Other
+from mezzotint.pipeline.plan import plan
 from mezzotint.store.extras import Extras, Loras, Names
 from mezzotint.types import Request, UserError
 from mezzotint.vae.codec import Codec, to_uint8

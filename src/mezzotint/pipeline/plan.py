@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mezzotint.networks import Wanted
 from mezzotint.noise.spacing import Spacing
+from mezzotint.pipeline.networks import Wanted
 from mezzotint.sampling import classify, guides, sizes, two_pass
 from mezzotint.sampling.guidance import Guidance, worse
 from mezzotint.sampling.samplers import Sampler, sampler_named

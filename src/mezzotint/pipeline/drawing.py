@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mezzotint.noise.generator import generator
-from mezzotint.plan import Ask, Plan
+from mezzotint.pipeline.plan import Ask, Plan
 from mezzotint.sampling import two_pass
 from mezzotint.sampling.loop import Loop, Told
 from mezzotint.types import Conditioning, Request

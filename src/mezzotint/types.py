@@ -115,7 +115,7 @@ class Request:
     weighting: str = "a1111"
     """How a prompt's (word:1.3) weighs: a1111, compel, or none, which reads brackets as they stand."""
     exact: bool = False
-    """Compute in batches of one shape, so that company changes not a bit of the picture."""
+    """Share no batch with other pictures, so that company changes not a bit of this one."""
     model: str = "still-life"
     """A shipped model's name, a diffusers folder, one file (.safetensors, .ckpt), or OWNER/NAME on the hub."""
     vae: str = ""

@@ -10,7 +10,7 @@ import torch
 from mezzotint.denoise.attention import ProjectedText
 from mezzotint.noise import draw_noise, generator
 from mezzotint.sampling import SAMPLERS, ClassifierFree
-from mezzotint.sampling.loop import EXACT_ROWS, Loop, Told
+from mezzotint.sampling.loop import Loop, Told
 from mezzotint.types import Conditioning
 
 WALK = [30.0, 10.0, 3.0, 1.0, 0.3, 0.0]
@@ -142,15 +142,14 @@ def test_a_picture_rests_and_goes_on_and_the_others_do_not_notice():
         loop.pause(second)
 
 
-def test_exact_batches_have_one_shape():
+def test_an_exact_picture_shares_no_batch():
     denoise = Gaussian()
     loop = Loop(denoise)
-    loop.add(**picture(seed=1, scale=1.0, exact=True))
-    loop.add(**picture(seed=2, exact=True))
-    loop.add(**picture(seed=3))
-    latents = finish(loop)
-    assert [shape[0] for shape, _ in denoise.calls[:3]] == [EXACT_ROWS, EXACT_ROWS, 2]
-    assert torch.equal(latents[0], alone(seed=1, scale=1.0))
+    for seed, exact in ((1, True), (2, False), (3, True), (4, False)):
+        loop.add(**picture(seed=seed, exact=exact))
+    loop.turn()
+    assert [shape[0] for shape, _ in denoise.calls] == [2, 4, 2]
+    assert torch.equal(finish(loop)[0], alone(seed=1))
 
 
 def test_what_a_row_is_told_changes_from_step_to_step():

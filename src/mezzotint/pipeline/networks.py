@@ -10,7 +10,7 @@ from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.perturbed import perturbed
 from mezzotint.denoise.shrunk import ByNoise, shrunk
 from mezzotint.noise.schedule import NoiseSchedule
-from mezzotint.sampling.loop import EXACT_ROWS, Denoises
+from mezzotint.sampling.loop import Denoises
 from mezzotint.sampling.tiles import Tiled
 from mezzotint.types import UserError
 
@@ -27,8 +27,6 @@ class Wanted(NamedTuple):
     """How it reaches beyond the size that it knows, one of `types.UPSCALES`."""
     trained: tuple[int, int]
     """That size, height and width of a latent."""
-    exact: bool
-    """Whether all its batches must have one shape."""
     perturbed: bool = False
     """Whether its coarsest self-attention is taken away."""
     model: str = ""
@@ -81,8 +79,7 @@ class Networks:
         unet = perturbed(base.unet) if wanted.perturbed else base.unet
         denoiser = Denoiser(unet, base.schedule)
         if wanted.beyond == "tiles":
-            rows = EXACT_ROWS if wanted.exact else self._max_rows
-            return Tiled(denoiser, wanted.trained, min(wanted.trained) // 2, max_rows=rows)
+            return Tiled(denoiser, wanted.trained, min(wanted.trained) // 2, max_rows=self._max_rows)
         if wanted.beyond == "dilated":
             return ByNoise(Denoiser(shrunk(unet, wanted.trained), base.schedule), denoiser, DILATED_ABOVE)
         return denoiser

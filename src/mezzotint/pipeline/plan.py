@@ -107,7 +107,7 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     if beyond in ("two-pass", "tiles"):
         native = sizes.native(place.size, trained, factor)
         passes = two_pass.plan((native[1] // factor, native[0] // factor), passes[0].size, sigmas, two_pass.START)
-    wanted = Wanted(schedule, beyond, (trained[1] // factor, trained[0] // factor), request.exact)
+    wanted = Wanted(schedule, beyond, (trained[1] // factor, trained[0] // factor))
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
     guidance = guides.guided(request.guide, request.guidance, weights, prediction=schedule.prediction_type)
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)

@@ -15,7 +15,7 @@ reads its events.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
@@ -26,9 +26,6 @@ from mezzotint.denoise.attention import ProjectedText
 from mezzotint.sampling.guidance import Guidance
 from mezzotint.sampling.samplers import Query, Walk
 from mezzotint.types import Conditioning
-
-EXACT_ROWS = 2
-"""Rows of every batch in exact mode: one guided step."""
 
 
 class Denoises(Protocol):
@@ -93,25 +90,21 @@ class _Live:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of a picture, or a blank one that fills a batch up, which has no picture."""
-
-    picture: int | None
+    picture: int
     name: str
     x: Tensor
     sigma: float
     conditioning: Conditioning
     denoise: Denoises
-    exact: bool
     apart: bool
-    """Whether it may only lie beside rows of its own picture."""
+    """Whether it may lie beside rows of its own picture alone."""
 
     @property
     def kind(self) -> object:
         """What rows must have in common to lie in one batch."""
         told = self.conditioning
-        slots = (told.sequence, told.pooled, told.spatial)
-        shapes = (self.x.shape, *(None if slot is None else slot.shape for slot in slots))
-        return id(self.denoise), self.exact, self.picture if self.apart else None, shapes
+        shapes = (slot if slot is None else slot.shape for slot in (told.sequence, told.pooled, told.spatial))
+        return id(self.denoise), self.picture if self.apart else None, self.x.shape, *shapes
 
 
 @dataclass(frozen=True)
@@ -127,10 +120,8 @@ class _Batch:
 class Loop:
     """Live pictures around one denoiser, and others that some of their rows may want.
 
-    No call of a denoiser has more than `max_rows` rows; those of exact pictures have EXACT_ROWS, filled up with rows
-    that nobody reads, because the kernels choose their order of summing by the shape of a batch. Rows of exact pictures
-    that have denoisers of their own, which may cut a batch up, lie beside rows of their own picture alone. Text is
-    projected once for every Conditioning object, so pictures that share a prompt should share the object.
+    No call of a denoiser has more than `max_rows` rows, and those of an exact picture have its own rows alone (decision
+    0020). Text is projected once for every Conditioning object, so pictures of one prompt should share the object.
     """
 
     def __init__(self, denoise: Denoises, *, max_rows: int = 16) -> None:
@@ -188,8 +179,7 @@ class Loop:
             sigma = torch.tensor([row.sigma for row in rows], device=x.device)
             answers = batch.denoise(x, sigma, batch.conditioning, batch.projected)
             for row, answer in zip(rows, answers.split(1), strict=True):
-                if row.picture is not None:
-                    estimates[row.picture][row.name] = answer
+                estimates[row.picture][row.name] = answer
         self._batches = batches
         events = [self._send(number, estimates[number]) for number in moving]
         self._forget()
@@ -203,15 +193,12 @@ class Loop:
             query = live.query
             for name in live.guidance.rows(query.sigma):
                 told = live.told[name]
-                denoise, apart = (self._denoise, False) if told.denoise is None else (told.denoise, live.exact)
-                row = _Row(number, name, query.x, query.sigma, told.at(query.step), denoise, live.exact, apart)
+                denoise = self._denoise if told.denoise is None else told.denoise
+                row = _Row(number, name, query.x, query.sigma, told.at(query.step), denoise, live.exact)
                 groups.setdefault(row.kind, []).append(row)
         for rows in groups.values():
-            size = EXACT_ROWS if rows[0].exact else self._max_rows
-            for start in range(0, len(rows), size):
-                chunk = rows[start : start + size]
-                blank = replace(chunk[0], picture=None)
-                yield chunk + [blank] * (size - len(chunk) if blank.exact else 0)
+            for start in range(0, len(rows), self._max_rows):
+                yield rows[start : start + self._max_rows]
 
     def _batch(self, denoise: Denoises, rows: tuple[Conditioning, ...]) -> _Batch:
         """The rows side by side: those of the turn before where they are the same objects in the same order."""

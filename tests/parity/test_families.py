@@ -56,7 +56,8 @@ def test_texts_agree(family: Family, parts: Parts) -> None:
     conditioner = parts.conditioner()
     found = conditioner(sized(PROMPTS))
     expected = their_text(theirs, PROMPTS)
-    assert_near(found.sequence, expected[0])
+    # They cut a long prompt where our first chunk ends.
+    assert_near(found.sequence[:, : expected[0].shape[1]], expected[0])
     assert (found.pooled is None) == (len(expected) == 1)
     if isinstance(conditioner, SizedConditioner):
         assert found.pooled is not None

@@ -144,12 +144,12 @@ def test_a_model_from_depth_keeps_its_estimator(tiny_parts: Parts, tmp_path: Pat
 
 
 def test_stable_diffusion_2_as_single_files_hold_it(tiny_parts: Parts, tmp_path: Path) -> None:
-    """There the layer before the last is read; diffusers reads the last, so the other is left out."""
+    """There the layer before the last is read; diffusers reads the last, so the other is kept where it does not look."""
     whole = dataclasses.replace(tiny_parts, layer=-2)
     save_folder(whole, tmp_path / "model")
     parts = load_folder(tmp_path / "model")
     assert isinstance(parts.text_encoder, CLIPTextModel)
-    assert parts.text_encoder.config.num_hidden_layers == 1
+    assert (parts.text_encoder.config.num_hidden_layers, parts.layer) == (2, -2)
     with torch.no_grad():
         expected = whole.conditioner()(["a red cube"]).sequence
         theirs = transformers.CLIPTextModel.from_pretrained(tmp_path / "model" / "text_encoder")

@@ -1,4 +1,4 @@
-"""Networks that see a large latent whole, and the denoiser that takes them for high noise."""
+"""A network that sees a large latent whole, and the denoiser that takes them for high noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.packing import PackedConv, can_pack, packed
-from mezzotint.denoise.shrunk import ByNoise, dilated, shrunk, with_modules
+from mezzotint.denoise.shrunk import ByNoise, shrunk, with_modules
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.types import Conditioning
@@ -24,7 +24,6 @@ CONFIG = UNetConfig(
     norm_num_groups=4,
 )
 TRAINED = (8, 8)
-NETWORKS = {"shrunk": shrunk, "dilated": dilated}
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +37,24 @@ def inputs(rows: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor
     return torch.randn(rows, 4, *size), torch.rand(rows) * 999, torch.randn(rows, 5, 12)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("size", [TRAINED, (7, 9), (4, 12)])
-def test_at_the_trained_area_and_below_it_is_the_same_network(unet, name, size):
+def test_at_the_trained_area_and_below_it_is_the_same_network(unet, size):
     x, t, sequence = inputs(2, size)
     with torch.inference_mode():
-        assert torch.equal(NETWORKS[name](unet, TRAINED)(x, t, sequence), unet(x, t, sequence))
+        assert torch.equal(shrunk(unet, TRAINED)(x, t, sequence), unet(x, t, sequence))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("size", [(16, 16), (17, 23), (12, 40)])
-def test_larger_latents_are_drawn_otherwise_at_their_size(unet, name, size):
+def test_larger_latents_are_drawn_otherwise_at_their_size(unet, size):
     x, t, sequence = inputs(2, size)
     with torch.inference_mode():
-        other = NETWORKS[name](unet, TRAINED)(x, t, sequence)
+        other = shrunk(unet, TRAINED)(x, t, sequence)
         assert other.shape == x.shape
         assert not torch.allclose(other, unet(x, t, sequence), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_all_parameters_and_all_other_modules_are_the_very_same(unet, name):
-    other = NETWORKS[name](unet, TRAINED)
+def test_all_parameters_and_all_other_modules_are_the_very_same(unet):
+    other = shrunk(unet, TRAINED)
     assert {id(p) for p in other.parameters()} == {id(p) for p in unet.parameters()}
     assert other.mid_block.attentions[0] is unet.mid_block.attentions[0]
     assert other.conv_out is unet.conv_out
@@ -76,22 +72,7 @@ def test_the_inside_of_a_shrunk_network_has_the_trained_size(unet):
     assert seen == [(2, 2), (2, 2), (2, 2), (1, 4)]
 
 
-def test_a_dilated_network_reaches_as_much_farther_as_the_latent_is_larger(unet):
-    """One ResNet block's convolution alone: a point reaches two places at twice the size, one at the trained one."""
-    name = "mid_block.resnets.0.conv1"
-    layer = dilated(unet, TRAINED).get_submodule(name)
-    for side, reach in ((2, 1), (4, 2), (6, 3)):
-        x = torch.zeros(1, 16, 2 * side + 1, 2 * side + 1)[:, :, :side, :side]
-        x[:, :, side // 2, side // 2] = 1
-        with torch.inference_mode():
-            touched = (layer(x) - layer(torch.zeros_like(x))).abs().sum(1)[0] > 0
-        rows = touched.any(1).nonzero().flatten() - side // 2
-        assert set(rows.tolist()) <= {-reach, 0, reach}
-        assert reach in rows.tolist() or -reach in rows.tolist()
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_it_is_made_from_a_packed_network_too(unet, name):
+def test_it_is_made_from_a_packed_network_too(unet):
     if not can_pack(unet.conv_in.weight):
         pytest.skip("this build of torch has no oneDNN")
     fast = packed(unet, TRAINED)
@@ -99,12 +80,12 @@ def test_it_is_made_from_a_packed_network_too(unet, name):
     with torch.inference_mode():
         # Sums of up to a few hundred fp32 products in another order.
         torch.testing.assert_close(
-            NETWORKS[name](fast, TRAINED)(x, t, sequence),
-            NETWORKS[name](unet, TRAINED)(x, t, sequence),
+            shrunk(fast, TRAINED)(x, t, sequence),
+            shrunk(unet, TRAINED)(x, t, sequence),
             rtol=1e-4,
             atol=1e-5,
         )
-    assert any(isinstance(module, PackedConv) for module in NETWORKS[name](fast, TRAINED).modules())
+    assert any(isinstance(module, PackedConv) for module in shrunk(fast, TRAINED).modules())
 
 
 def test_a_network_of_one_resolution_has_nothing_to_shrink():

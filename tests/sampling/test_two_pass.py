@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from mezzotint.noise import generator
 from mezzotint.sampling import SAMPLERS
-from mezzotint.sampling.two_pass import Pass, plan, steps, tail, walk
+from mezzotint.sampling.two_pass import Pass, keep, plan, steps, tail, walk
 
 SIGMAS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.0)
 
@@ -88,22 +88,6 @@ def test_the_second_pass_begins_from_the_enlarged_picture_and_fresh_noise():
     assert torch.allclose(x, enlarge(picture, (6, 8)) + 3.0 * torch.randn((1, 2, 6, 8), generator=stream))
 
 
-def test_a_gaussian_keeps_its_mean_and_variance_through_passes():
-    """x0 ~ N(2, 0.5^2) in every place, which a walk of many steps draws; noise to sigma 1 and down again keeps it."""
-
-    def denoise(query):
-        variance, noise = 0.25, query.sigma**2
-        return (variance * query.x + noise * 2.0) / (variance + noise)
-
-    sigmas = (*torch.logspace(1.5, -2, 120).tolist(), 0.0)
-    # Its places are independent, so leaving the latent as it is stands for enlarging it.
-    passes = [Pass((64, 64), sigmas), Pass((64, 64), tail(sigmas, 1.0))]
-    latent, _ = drive(SAMPLERS["dpmpp-2m"].walk, passes, denoise=denoise, enlarge=lambda z, size: z)
-    # 8192 draws: the error of the mean is 0.5 / 90, that of the deviation 0.5 / 128; four of them are allowed.
-    assert float(latent.mean()) == pytest.approx(2.0, abs=0.022)
-    assert float(latent.std()) == pytest.approx(0.5, rel=0.032)
-
-
 def test_a_walk_that_ends_in_noise_is_scaled_before_it_is_enlarged():
     seen = []
 
@@ -115,3 +99,25 @@ def test_a_walk_that_ends_in_noise_is_scaled_before_it_is_enlarged():
     _, queries = drive(SAMPLERS["euler"].walk, passes, enlarge=watch)
     x = queries[0].x
     assert torch.allclose(seen[0], x / 5.0 / math.sqrt(2.0))
+
+
+def test_every_estimate_of_a_later_pass_has_the_coarse_part_of_the_picture_before():
+    """A denoiser that always answers zero is overruled in what 3 x 4 places can tell, and in nothing else."""
+    picture = torch.arange(24.0).reshape(1, 2, 3, 4)
+    passes = [Pass((3, 4), SIGMAS), Pass((12, 16), (1.0, 0.0))]
+    detail = torch.randn(1, 2, 12, 16, generator=generator(3))
+    detail = detail - F.interpolate(F.avg_pool2d(detail, 4), scale_factor=4.0)  # nothing that 3 x 4 places can tell
+    latent, _ = drive(
+        SAMPLERS["euler"].walk, passes, denoise=lambda query: picture if query.x.shape[2] == 3 else detail
+    )
+    coarse = F.interpolate(picture, size=(12, 16), mode="bicubic")
+    torch.testing.assert_close(latent, detail + coarse)
+
+
+def test_what_is_kept_changes_nothing_where_it_is_so_already():
+    x0 = torch.randn(1, 4, 8, 10)
+    assert torch.equal(keep(x0, x0, (4, 5)), x0)
+    flat = torch.full_like(x0, 3.0)
+    # Only the means matter: a constant picture sets the mean of every place that the smaller size has.
+    means = F.avg_pool2d(keep(torch.zeros_like(x0), flat, (4, 5)), 2)
+    torch.testing.assert_close(means, torch.full_like(means, 3.0))

@@ -1,8 +1,9 @@
-"""A U-Net that sees a large latent whole: features shrunk where scenes are composed, or convolutions spread wider.
+"""A U-Net that sees a large latent whole, because its features are shrunk where scenes are composed.
 
-Both are networks with the very parameters of another, some of their modules replaced, and nothing else is copied; both
-do nothing to latents of the trained size. They are for high noise, where the scene is settled; details are drawn by
-the network as it was trained (`ByNoise`).
+It is a network with the very parameters of another, two of its modules replaced and nothing else copied, and does
+nothing to latents of the trained size. It is for high noise, where the scene is settled; details are drawn by the
+network as it was trained (`ByNoise`). Convolutions spread wider instead (He et al. 2023, ScaleCrafter, arXiv
+2310.07702) were tried and kept one scene less often: see docs/log.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from mezzotint.denoise.attention import ProjectedText
 from mezzotint.denoise.blocks import Downsample, Upsample
 from mezzotint.denoise.denoiser import Denoiser
-from mezzotint.denoise.packing import PackedConv, level
 from mezzotint.denoise.unet import UNet
 from mezzotint.types import Conditioning
 
@@ -102,39 +102,6 @@ def shrunk(unet: UNet, trained: tuple[int, int]) -> UNet:
     assert isinstance(first, Downsample)
     assert isinstance(last, Upsample)
     return with_modules(unet, {down: Shrink(first, below), up: Enlarge(last)})
-
-
-class Dilated(nn.Module):
-    """A 3x3 convolution whose taps stand as far apart as the input is larger than at the trained size, rounded."""
-
-    def __init__(self, layer: nn.Conv2d | PackedConv, trained: tuple[int, int]) -> None:
-        """`trained` is the size (h, w) of the layer's input when the latent has the trained size."""
-        super().__init__()
-        self.layer, self.trained = layer, trained
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B C h w] -> [B C' h w]."""
-        scale = round(times((x.shape[2], x.shape[3]), self.trained))
-        if scale == 1:
-            return self.layer(x)
-        return F.conv2d(x, self.layer.weight, self.layer.bias, padding=scale, dilation=scale)
-
-
-def dilated(unet: UNet, trained: tuple[int, int], finest: int = 1) -> UNet:
-    """ScaleCrafter's re-dilation (He et al. 2023, arXiv 2310.07702, section 3.2), of the resolutions from `finest` on.
-
-    Only the convolutions of ResNet blocks; those that change the resolution, the first and the last keep their reach.
-    """
-    sizes = [trained]
-    for _ in unet.down_blocks[1:]:
-        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-    new: dict[str, nn.Module] = {}
-    for name, layer in unet.named_modules():
-        at = level(name, len(sizes))
-        inside = ".resnets." in name and at >= finest
-        if inside and isinstance(layer, nn.Conv2d | PackedConv) and layer.weight.shape[2:] == (3, 3):
-            new[name] = Dilated(layer, sizes[at])
-    return with_modules(unet, new)
 
 
 class ByNoise:

@@ -3,10 +3,12 @@
 Beyond its trained size a U-Net repeats the scene, because what it settles at high noise, where things are, it settles
 by receptive fields that no longer see the whole. So this is settled at the trained size. The enlarged latent z is
 taken back to x = z + sigma * n, as picture to picture does (Meng et al. 2021, SDEdit, arXiv 2108.01073), and the same
-sampler walks from that sigma on, which is where details are drawn.
+sampler walks from that sigma on, which is where details are drawn. What a smaller latent can tell, the coarse part, is
+kept from z in every estimate, as Choi et al. 2021 (ILVR, arXiv 2108.02938, equation 8) keep that of a picture to draw
+like: only what the smaller size has no room for is new.
 
 All passes are one coroutine of a sampler's kind, whose queries change their shape between passes, and every pass draws
-from the picture's one stream. Imports no torch.
+from the picture's one stream.
 """
 
 from __future__ import annotations
@@ -14,21 +16,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
 
 from mezzotint.sampling.samplers import Noise, Walk
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-START = 1.0
+START = 0.5
 """The sigma where all passes but the first begin."""
 
 Shape = tuple[int, ...]
-Begin = Callable[["Tensor", Sequence[float], Noise], Walk]
+Begin = Callable[[Tensor, Sequence[float], Noise], Walk]
 """What begins a walk: `Sampler.walk`, or it with its options filled in."""
-Enlarge = Callable[["Tensor", tuple[int, int]], "Tensor"]
+Enlarge = Callable[[Tensor, tuple[int, int]], Tensor]
 """A clean latent [1 C h w] and a size (H, W) -> a clean latent [1 C H W]."""
 
 
@@ -83,21 +85,33 @@ def steps(passes: Sequence[Pass]) -> int:
 
 
 def walk(
-    begin: Begin, x: Tensor, passes: Sequence[Pass], noise: Callable[[Shape], Tensor], *, enlarge: Enlarge
+    begin: Begin,
+    x: Tensor,
+    passes: Sequence[Pass],
+    noise: Callable[[Shape], Tensor],
+    *,
+    enlarge: Enlarge,
 ) -> Walk:
     """Walk through the passes, from x [1 C h w] of the first one's size and noise, to a latent of the last one's size.
 
     `noise(shape)` gives fresh noise of unit variance where x is; steps count on from pass to pass.
     """
+    latent = yield from _part(begin(x, passes[0].sigmas, _of(noise, x)), 0)
     done = 0
-    latent = yield from _counted(begin(x, passes[0].sigmas, _of(noise, x)), done)
     for before, after in pairwise(passes):
         done += before.steps
         # A walk that ends above sigma 0 ends with x0 + sigma * n, whose variance is more than 1.
-        latent = enlarge(latent / math.hypot(1.0, before.sigmas[-1]), after.size)
-        x = latent + after.sigmas[0] * noise(tuple(latent.shape))
-        latent = yield from _counted(begin(x, after.sigmas, _of(noise, x)), done)
+        known = enlarge(latent / math.hypot(1.0, before.sigmas[-1]), after.size)
+        x = known + after.sigmas[0] * noise(tuple(known.shape))
+        mend = partial(keep, known=known, size=before.size)
+        latent = yield from _part(begin(x, after.sigmas, _of(noise, x)), done, mend)
     return latent
+
+
+def keep(x0: Tensor, known: Tensor, size: tuple[int, int]) -> Tensor:
+    """The estimate x0 [1 C H W] with the coarse part of `known` [1 C H W]: what latents of `size` (h, w) can tell."""
+    missing = F.interpolate(known.to(x0) - x0, size=size, mode="area")
+    return x0 + F.interpolate(missing, size=x0.shape[2:], mode="bicubic")
 
 
 def _of(noise: Callable[[Shape], Tensor], x: Tensor) -> Noise:
@@ -106,11 +120,11 @@ def _of(noise: Callable[[Shape], Tensor], x: Tensor) -> Noise:
     return lambda: noise(shape)
 
 
-def _counted(walk: Walk, done: int) -> Walk:
-    """The walk, its steps counted from `done` on."""
+def _part(walk: Walk, done: int, mend: Callable[[Tensor], Tensor] = lambda x0: x0) -> Walk:
+    """The walk, its steps counted from `done` on, with every estimate mended before it is sent."""
     try:
         query = next(walk)
         while True:
-            query = walk.send((yield query._replace(step=done + query.step)))
+            query = walk.send(mend((yield query._replace(step=done + query.step))))
     except StopIteration as end:
         return end.value

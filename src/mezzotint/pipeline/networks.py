@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mezzotint.conditioning.text import Conditioner
 
 
+SHRUNK_ABOVE = 0.5
+"""The sigma above which "dilated" shrinks features; below, the network draws details as it was trained."""
+
+
 class Wanted(NamedTuple):
     """A denoiser that a row asks for."""
 
@@ -67,7 +71,7 @@ class Networks:
 
     def get(self, wanted: Wanted) -> Denoises | None:
         """The denoiser, the same object at every call; none where it is the model's own."""
-        plain = wanted.beyond not in ("tiles", "dilated") and not wanted.perturbed and not wanted.model
+        plain = wanted.beyond == "none" and not wanted.perturbed and not wanted.model
         if plain and wanted.schedule == self._own.schedule:
             return None
         if wanted not in self._made:
@@ -80,10 +84,7 @@ class Networks:
         denoiser = Denoiser(unet, base.schedule)
         if wanted.beyond == "tiles":
             return Tiled(denoiser, wanted.trained, min(wanted.trained) // 2, max_rows=self._max_rows)
+        whole = Denoiser(shrunk(unet, wanted.trained), base.schedule)
         if wanted.beyond == "dilated":
-            return ByNoise(Denoiser(shrunk(unet, wanted.trained), base.schedule), denoiser, DILATED_ABOVE)
-        return denoiser
-
-
-DILATED_ABOVE = 1.0
-"""The sigma from which on "dilated" works at a coarser grain."""
+            return ByNoise(whole, denoiser, SHRUNK_ABOVE)
+        return whole if wanted.beyond == "two-pass" else denoiser

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mezzotint.sampling.samplers import Noise, Walk
 
-START = 0.5
+START = 0.36
 """The sigma where all passes but the first begin."""
 
 Shape = tuple[int, ...]

@@ -144,7 +144,7 @@ def test_a_model_from_depth_keeps_its_estimator(tiny_parts: Parts, tmp_path: Pat
 
 
 def test_stable_diffusion_2_as_single_files_hold_it(tiny_parts: Parts, tmp_path: Path) -> None:
-    """There the layer before the last is read; diffusers reads the last, so the other is kept where it does not look."""
+    """There the layer before the last is read; diffusers reads the last, so the other is kept elsewhere."""
     whole = dataclasses.replace(tiny_parts, layer=-2)
     save_folder(whole, tmp_path / "model")
     parts = load_folder(tmp_path / "model")

@@ -9,8 +9,9 @@ from torch import nn
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.packing import PackedConv, can_pack, packed
-from mezzotint.denoise.shrunk import ByNoise, shrunk, with_modules
+from mezzotint.denoise.shrunk import ByNoise, shrunk
 from mezzotint.denoise.unet import UNet
+from mezzotint.denoise.variants import with_modules
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.types import Conditioning
 

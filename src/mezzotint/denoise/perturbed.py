@@ -6,17 +6,12 @@ to itself alone, and the values go straight to the output projection. Pictures k
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from typing import TypeVar
-
 from torch import Tensor, nn
 
 from mezzotint.denoise.attention import Attention, TransformerBlock
 from mezzotint.denoise.unet import UNet
+from mezzotint.denoise.variants import with_modules
 from mezzotint.types import UserError
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class OwnValues(nn.Module):
@@ -49,7 +44,7 @@ def perturbed(unet: UNet) -> UNet:
     changed = {f"{name}.attn1": OwnValues(blocks[name].attn1) for name in names}
     if not changed:
         raise UserError("This model's U-Net has no self-attention, so the guide pag has nothing to take away.")
-    return replaced(unet, changed)
+    return with_modules(unet, changed)
 
 
 def coarsest(names: list[str], levels: int) -> list[str]:
@@ -69,14 +64,3 @@ def depth(name: str, levels: int) -> int:
             return int(index)
         case _:
             raise ValueError(f"{name} is no block of a U-Net.")
-
-
-def replaced(module: Module, changes: Mapping[str, nn.Module]) -> Module:
-    """The module with others in the places that `changes` names; new are only those on the way there."""
-    clone = copy.copy(module)
-    children = dict(module.named_children())
-    for name in {place.partition(".")[0] for place in changes}:
-        inside = {place.partition(".")[2]: new for place, new in changes.items() if place.partition(".")[0] == name}
-        children[name] = inside[""] if "" in inside else replaced(children[name], inside)
-    vars(clone)["_modules"] = {**vars(module)["_modules"], **children}
-    return clone

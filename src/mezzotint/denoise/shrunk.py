@@ -8,10 +8,7 @@ network as it was trained (`ByNoise`). Convolutions spread wider instead (He et 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,32 +18,11 @@ from mezzotint.denoise.attention import ProjectedText
 from mezzotint.denoise.blocks import Downsample, Upsample
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
+from mezzotint.denoise.variants import with_modules
 from mezzotint.types import Conditioning
-
-Module = TypeVar("Module", bound=nn.Module)
 
 NEAR = 1.3
 """Up to so many times the trained area nothing changes: rounding up as the resolution halves adds that much."""
-
-
-def with_modules(network: Module, new: Mapping[str, nn.Module]) -> Module:
-    """The network with the modules of these names replaced: all others are the very same objects, their parents anew.
-
-    So what changes a layer of `network` in place, a LoRA for instance, changes it here.
-    """
-    clone = copy.copy(network)
-    own = vars(clone)
-    own["_modules"] = dict(own["_modules"])
-    inside: dict[str, dict[str, nn.Module]] = {}
-    for name, module in new.items():
-        head, _, rest = name.partition(".")
-        if rest == "":
-            own["_modules"][head] = module
-        else:
-            inside.setdefault(head, {})[rest] = module
-    for head, modules in inside.items():
-        own["_modules"][head] = with_modules(network.get_submodule(head), modules)
-    return clone
 
 
 def times(size: tuple[int, int], trained: tuple[int, int]) -> float:

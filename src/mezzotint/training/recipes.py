@@ -183,7 +183,7 @@ def changed(recipe: Recipe, settings: Sequence[str], stage: str = "") -> Recipe:
     """The recipe with `key=value` settings, keys dotted from the recipe down (`unet.fit.images=1000`).
 
     Where a stage is named, its own keys need no dots (`images=1000`). All settings are applied before any is checked;
-    the networks' sample_size follows size where it is not given. Raises UserError for a key that is not there, a value
+    the networks' sample_size follows size where it is not given, and the classifier's in_channels the latent_channels. Raises UserError for a key that is not there, a value
     of another kind, or settings that do not go together.
     """
     values: dict[tuple[str, ...], Any] = {}
@@ -202,6 +202,9 @@ def changed(recipe: Recipe, settings: Sequence[str], stage: str = "") -> Recipe:
         levels = len(values.get(("vae", "network", "block_out_channels"), recipe.vae.network.block_out_channels))
         values.setdefault(("vae", "network", "sample_size"), size)
         values.setdefault(("unet", "network", "sample_size"), size // 2 ** max(levels - 1, 0))
+    channels = ("vae", "network", "latent_channels")
+    if channels in values:
+        values.setdefault(("classifier", "network", "in_channels"), values[channels])
     try:
         return _rebuilt(recipe, values)
     except UserError:

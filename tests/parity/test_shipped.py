@@ -9,12 +9,22 @@ import torch
 import mezzotint
 from mezzotint.evaluate.judge import load_judge
 from mezzotint.evaluate.obedience import pixels_of
-from mezzotint.noise import draw_noise
+from mezzotint.noise import draw_noise, generator
+from mezzotint.sampling import ClassifierFree, sampler_named
+from mezzotint.sampling.classify import guided
+from mezzotint.sampling.loop import Loop
+from mezzotint.store.load import load_parts
 from mezzotint.store.models import resolve
+from mezzotint.training.classifier import counts
+from mezzotint.types import Words
+from mezzotint.world.render import render
+from mezzotint.world.scene import random_scenes
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+LEAST = ((0.5, 0.9, 0.97), (2.0, 0.75, 0.9))
+"""At a sigma, how often the classifier tells which shape is there, and which colour."""
 PROMPT = "a red sphere to the left of a blue cube"
 
 
@@ -49,11 +59,54 @@ def test_it_draws_what_is_asked_for(pipe):
     assert right >= 3
 
 
+def test_its_classifier_sees_what_is_there_through_noise(pipe):
+    """Scenes that it never saw, at sigmas 0.5 and 2: how often what is there is told before what is not."""
+    classifier = load_parts(resolve("still-life")).classifier
+    assert classifier is not None
+    scenes = random_scenes(96, 88_001)
+    with torch.inference_mode():
+        latents = pipe.codec.encode(render(scenes, pipe.size[1], pipe.size[0]).pixels)
+    truth = counts(scenes.shape, scenes.colour, scenes.present, classifier().config) > 0
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    for sigma, least_shape, least_colour in LEAST:
+        seen = (latents + sigma * noise) / (1 + sigma**2) ** 0.5
+        absent = classifier()(seen, torch.full((len(seen),), sigma))[..., 0]
+        assert in_order(absent[:, 1:, 0], truth[:, 1:, 0]) > least_shape
+        assert in_order(absent[:, 0, 1:], truth[:, 0, 1:]) > least_colour
+
+
+def in_order(absent: torch.Tensor, truth: torch.Tensor) -> float:
+    """The share of all pairs of a true and a false answer in which the true one is believed more."""
+    there, missing = absent[truth], absent[~truth]
+    return float((there[:, None] < missing[None]).float().mean())
+
+
+def test_its_classifier_draws_what_it_is_asked_for_without_a_prompt(pipe):
+    """One picture in 26 shows a given pair by chance: three of six right is one in a thousand."""
+    classifier = load_parts(resolve("still-life")).classifier
+    judge, _ = load_judge()
+    asked = ["red sphere", "blue cube", "green cone", "yellow torus", "white cylinder", "orange pyramid"]
+    (nothing,) = pipe.conditioner([Words("", pipe.size)]).rows()
+    sigmas = pipe.denoiser.schedule.walk(20)
+    loop = Loop(pipe.denoiser)
+    for row, words in enumerate(asked):
+        stream = generator(row)
+        x = sigmas[0] * torch.randn((1, pipe.codec.channels, *(side // 8 for side in pipe.size)), generator=stream)
+        guidance = guided(ClassifierFree(1.0), classifier, [words], x.device)
+        loop.add(
+            x=x, sigmas=sigmas, sampler=sampler_named("dpmpp-2m"), stream=stream, guidance=guidance,
+            conditioning={"cond": nothing},
+        )  # fmt: skip
+    latents = {event.picture: event.latent for event in loop if event.latent is not None}
+    images = pipe.decode(torch.cat([latents[row] for row in range(len(asked))]))
+    found = judge.find(torch.stack([pixels_of(image) for image in images]))
+    seen = [{f"{one.colour} {one.shape}" for one in some} for some in found]
+    right = sum(words in some for words, some in zip(asked, seen, strict=True))
+    assert right >= 3
+
+
 def test_latents_have_about_unit_variance(pipe):
     """One home for the scaling factor, and its consequence (rendered scenes, held out)."""
-    from mezzotint.world.render import render
-    from mezzotint.world.scene import random_scenes
-
     pixels = render(random_scenes(32, 5, held_out=True), pipe.size[1], pipe.size[0]).pixels
     with torch.inference_mode():
         latents = pipe.codec.encode(pixels)

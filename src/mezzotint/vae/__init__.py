@@ -11,6 +11,7 @@ from mezzotint.vae.tiny_config import TinyAutoencoderConfig
 if TYPE_CHECKING:
     from mezzotint.vae.autoencoder import Autoencoder, Moments
     from mezzotint.vae.codec import AnyAutoencoder, Codec, from_uint8, to_uint8
+    from mezzotint.vae.preview import LatentPreview
     from mezzotint.vae.tiny import TinyAutoencoder
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
     "Codec",
+    "LatentPreview",
     "Moments",
     "TinyAutoencoder",
     "TinyAutoencoderConfig",
@@ -29,6 +31,7 @@ HOMES = {
     "AnyAutoencoder": "codec",
     "Autoencoder": "autoencoder",
     "Codec": "codec",
+    "LatentPreview": "preview",
     "Moments": "autoencoder",
     "TinyAutoencoder": "tiny",
     "from_uint8": "codec",

@@ -184,7 +184,7 @@ def test_the_text_of_a_prompt_is_encoded_once(pipe):
         ({"guide": ["auto:nothing-here:2"]}, "nothing-here"),
         ({"classify": ["red sphere:3"]}, "no classifier"),
         ({"upscale": "sideways"}, "two-pass"),
-        ({"noise": torch.zeros(1, 4, 4, 6), "upscale": "two-pass"}, "starts one walk"),
+        ({"noise": torch.zeros(1, 4, 8, 12), "upscale": "two-pass"}, "starts one walk"),
         ({"steps": 0}, "from 1 to 1000"),
         ({"steps": 1001}, "from 1 to 1000"),
         ({"width": 7}, "from 8 to 4096"),

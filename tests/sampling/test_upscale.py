@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import pytest
 import torch
 
 from mezzotint.denoise.denoiser import Denoiser
-from mezzotint.denoise.packing import sharing
 from mezzotint.noise import generator
 from mezzotint.sampling import SAMPLERS, two_pass
 from mezzotint.sampling.sizes import NEAR
 from mezzotint.sampling.two_pass import Pass, steps
-from mezzotint.sampling.upscale import AnyDenoiser, Upscaler, sigma_at, start
+from mezzotint.sampling.upscale import passes, reaching, sigma_at, start, way
 from mezzotint.types import UPSCALES, Conditioning
 
 SIGMAS = (30.0, 8.0, 2.0, 0.5, 0.0)
@@ -22,32 +20,32 @@ LARGE = (32, 24)
 """Pixels; the tiny model knows 16 x 16, latents of 2 x 2."""
 
 
-@pytest.fixture
-def upscaler(tiny_parts) -> Upscaler:
-    return Upscaler(Denoiser(tiny_parts.unet, tiny_parts.schedule), [(16, 16)], 8)
+TRAINED = [(16, 16)]
 
 
-def test_nothing_is_done_about_a_size_that_the_model_knows(upscaler):
-    for upscale in UPSCALES:
+def passes_of(name, size, schedule, sigmas=SIGMAS):
+    return passes(way(name, size, TRAINED), size, TRAINED, 8, sigmas, schedule)
+
+
+def test_nothing_is_done_about_a_size_that_the_model_knows(tiny_parts):
+    for name in UPSCALES:
         for size in ((16, 16), (8, 16), (8, 32)):
-            assert upscaler.way(upscale, size) == "none"
-            assert upscaler.passes(upscale, size, SIGMAS) == [Pass((size[1] // 8, size[0] // 8), SIGMAS)]
+            assert way(name, size, TRAINED) == "none"
+            assert passes_of(name, size, tiny_parts.schedule) == [Pass((size[1] // 8, size[0] // 8), SIGMAS)]
     assert NEAR < 1.5
-    assert upscaler.way("auto", (24, 16)) == "two-pass"
+    assert way("auto", (24, 16), TRAINED) == "two-pass"
 
 
-@pytest.mark.parametrize(
-    ("upscale", "count"), [("auto", 2), ("two-pass", 2), ("tiles", 2), ("dilated", 1), ("none", 1)]
-)
-def test_the_passes_of_a_way(upscaler, upscale, count):
-    passes = upscaler.passes(upscale, LARGE, SIGMAS)
-    assert len(passes) == count
-    assert passes[-1].size == (3, 4)
-    assert passes[0].sigmas == SIGMAS
+@pytest.mark.parametrize(("name", "count"), [("auto", 2), ("two-pass", 2), ("tiles", 2), ("dilated", 1), ("none", 1)])
+def test_the_passes_of_a_way(tiny_parts, name, count):
+    found = passes_of(name, LARGE, tiny_parts.schedule)
+    assert len(found) == count
+    assert found[-1].size == (3, 4)
+    assert found[0].sigmas == SIGMAS
     if count == 2:
-        assert passes[0].size == (2, 2)
-        assert passes[1].sigmas[-1] == 0.0
-        assert 0 < passes[1].sigmas[0] < 0.5
+        assert found[0].size == (2, 2)
+        assert found[1].sigmas[-1] == 0.0
+        assert 0 < found[1].sigmas[0] < 0.5
 
 
 def test_a_later_pass_begins_above_where_the_walk_ends(tiny_parts):
@@ -57,14 +55,14 @@ def test_a_later_pass_begins_above_where_the_walk_ends(tiny_parts):
     assert sigma_at(schedule, 1.0) == pytest.approx(schedule.sigma_max)
 
 
-@pytest.mark.parametrize("upscale", UPSCALES)
-@pytest.mark.parametrize("name", ["euler", "dpmpp-2m"])
+@pytest.mark.parametrize("name", UPSCALES)
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp-2m"])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_every_way_draws_its_size(upscaler, tiny_parts, upscale, name, count):
+def test_every_way_draws_its_size(tiny_parts, name, sampler, count):
     sigmas = tiny_parts.schedule.walk(count)
-    denoiser, passes = upscaler.denoiser(upscale, LARGE), upscaler.passes(upscale, LARGE, sigmas)
-    assert isinstance(denoiser, get_args(AnyDenoiser))
-    assert upscaler.denoiser(upscale, LARGE) is denoiser
+    own = Denoiser(tiny_parts.unet, tiny_parts.schedule)
+    denoiser = reaching(own, way(name, LARGE, TRAINED), (2, 2), 16)
+    planned = passes_of(name, LARGE, tiny_parts.schedule, sigmas)
     stream = generator(1)
 
     def noise(shape):
@@ -74,9 +72,9 @@ def test_every_way_draws_its_size(upscaler, tiny_parts, upscale, name, count):
     asked = []
     with torch.inference_mode():
         walk = two_pass.walk(
-            SAMPLERS[name].walk,
-            math.hypot(1.0, sigmas[0]) * noise((1, 4, *passes[0].size)),
-            passes,
+            SAMPLERS[sampler].walk,
+            math.hypot(1.0, sigmas[0]) * noise((1, 4, *planned[0].size)),
+            planned,
             noise,
             enlarge=lambda z, size: torch.nn.functional.interpolate(z, size=size),
         )
@@ -89,12 +87,4 @@ def test_every_way_draws_its_size(upscaler, tiny_parts, upscale, name, count):
             latent = end.value
     assert latent.shape == (1, 4, 3, 4)
     assert bool(torch.isfinite(latent).all())
-    assert set(asked) == set(range(steps(passes)))
-
-
-def test_another_network_in_its_place_is_what_draws(tiny_parts):
-    own = Denoiser(tiny_parts.unet, tiny_parts.schedule)
-    upscaler = Upscaler(own, [(16, 16)], 8)
-    before = upscaler.denoiser("two-pass", LARGE)
-    own.unet = sharing(tiny_parts.unet)
-    assert upscaler.denoiser("two-pass", LARGE) is not before
+    assert set(asked) == set(range(steps(planned)))

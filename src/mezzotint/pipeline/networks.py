@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.perturbed import perturbed
-from mezzotint.denoise.shrunk import ByNoise, shrunk
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.sampling.loop import Denoises
-from mezzotint.sampling.tiles import Tiled
+from mezzotint.sampling.upscale import reaching
 from mezzotint.types import UserError
 
 if TYPE_CHECKING:
     from mezzotint.conditioning.text import Conditioner
-
-
-SHRUNK_ABOVE = 0.5
-"""The sigma above which "dilated" shrinks features; below, the network draws details as it was trained."""
 
 
 class Wanted(NamedTuple):
@@ -27,8 +22,8 @@ class Wanted(NamedTuple):
 
     schedule: NoiseSchedule
     """What noise the model is taken to know; another model's is its own."""
-    beyond: str
-    """How it reaches beyond the size that it knows, one of `types.UPSCALES`."""
+    way: str
+    """How it reaches beyond the size that it knows: see `sampling.upscale`."""
     trained: tuple[int, int]
     """That size, height and width of a latent."""
     perturbed: bool = False
@@ -71,7 +66,7 @@ class Networks:
 
     def get(self, wanted: Wanted) -> Denoises | None:
         """The denoiser, the same object at every call; none where it is the model's own."""
-        plain = wanted.beyond == "none" and not wanted.perturbed and not wanted.model
+        plain = wanted.way == "none" and not wanted.perturbed and not wanted.model
         if plain and wanted.schedule == self._own.schedule:
             return None
         if wanted not in self._made:
@@ -81,10 +76,4 @@ class Networks:
     def _make(self, wanted: Wanted) -> Denoises:
         base = self.other(wanted.model).denoiser if wanted.model else Denoiser(self._own.unet, wanted.schedule)
         unet = perturbed(base.unet) if wanted.perturbed else base.unet
-        denoiser = Denoiser(unet, base.schedule)
-        if wanted.beyond == "tiles":
-            return Tiled(denoiser, wanted.trained, min(wanted.trained) // 2, max_rows=self._max_rows)
-        whole = Denoiser(shrunk(unet, wanted.trained), base.schedule)
-        if wanted.beyond == "dilated":
-            return ByNoise(whole, denoiser, SHRUNK_ABOVE)
-        return whole if wanted.beyond == "two-pass" else denoiser
+        return reaching(Denoiser(unet, base.schedule), wanted.way, wanted.trained, self._max_rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mezzotint.noise.spacing import Spacing
 from mezzotint.pipeline.networks import Wanted
-from mezzotint.sampling import classify, guides, sizes, two_pass
+from mezzotint.sampling import classify, guides, sizes, two_pass, upscale
 from mezzotint.sampling.guidance import Guidance, worse
 from mezzotint.sampling.samplers import Sampler, sampler_named
 from mezzotint.text.prompt import phases
@@ -19,8 +19,6 @@ from mezzotint.types import Request, UserError, Words
 if TYPE_CHECKING:
     from mezzotint.pipeline import Pipeline
 
-AUTO = "two-pass"
-"""What keeps one scene best beyond the trained size, by measurement (docs/how-to/draw-larger.md)."""
 SPATIAL = {1: "a depth map", 4: "the picture to change", 5: "a picture and the mask of what to fill in"}
 """What the channels are that a U-Net reads beside the latent's, by their number."""
 
@@ -101,29 +99,17 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     spacing = Spacing.parse(request.schedule)
     schedule = spacing.table(pipe.denoiser.schedule)
     sigmas = spacing.walk(schedule, request.steps, ddim=request.sampler == "ddim")
-    beyond = way(request, place.size, pipe, given=noise is not None)
-    passes = [two_pass.Pass((place.size[1] // factor, place.size[0] // factor), tuple(sigmas))]
-    trained = sizes.nearest(place.size, pipe.sizes)
-    if beyond in ("two-pass", "tiles"):
-        native = sizes.native(place.size, trained, factor)
-        passes = two_pass.plan((native[1] // factor, native[0] // factor), passes[0].size, sigmas, two_pass.START)
-    wanted = Wanted(schedule, beyond, (trained[1] // factor, trained[0] // factor))
+    way = upscale.way(request.upscale, place.size, pipe.sizes)
+    if noise is not None and way in ("two-pass", "tiles"):
+        if request.upscale != "auto":
+            raise UserError("Noise that is given starts one walk: choose upscale none or dilated.")
+        way = "none"
+    passes = upscale.passes(way, place.size, pipe.sizes, factor, sigmas, schedule)
+    wanted = Wanted(schedule, way, upscale.places(sizes.nearest(place.size, pipe.sizes), factor))
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
     guidance = guides.guided(request.guide, request.guidance, weights, prediction=schedule.prediction_type)
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)
     return Plan(index, request, sampler, passes, place.box, guidance, rows, noise)
-
-
-def way(request: Request, size: sizes.Size, pipe: Pipeline, *, given: bool) -> str:
-    """How a picture of this size reaches beyond what the model knows: "none", "two-pass", "tiles" or "dilated".
-
-    Nothing near the trained area, nor where `given` noise is to be walked as it is, unless the request says so.
-    """
-    if given and request.upscale in ("two-pass", "tiles"):
-        raise UserError("Noise that is given starts one walk: choose upscale none or dilated.")
-    if request.upscale != "auto":
-        return request.upscale
-    return AUTO if sizes.is_large(size, pipe.sizes) and not given else "none"
 
 
 def _rows(pipe: Pipeline, request: Request, wanted: Wanted, steps: int) -> tuple[tuple[float, ...], dict[str, Row]]:

@@ -24,9 +24,6 @@ from torch import Tensor
 
 from mezzotint.sampling.samplers import Noise, Walk
 
-START = 0.36
-"""The sigma where all passes but the first begin."""
-
 Shape = tuple[int, ...]
 Begin = Callable[[Tensor, Sequence[float], Noise], Walk]
 """What begins a walk: `Sampler.walk`, or it with its options filled in."""

@@ -31,59 +31,44 @@ SETTLED = 0.1
 AnyDenoiser = Denoiser | Tiled | ByNoise
 
 
-class Upscaler:
-    """The ways to draw large with one model."""
+def way(upscale: str, size: Size, trained: Sequence[Size]) -> str:
+    """What `upscale` comes to for a picture of this size: none, two-pass, tiles or dilated.
 
-    def __init__(self, denoiser: Denoiser, trained: Sequence[Size], factor: int, *, max_rows: int = 16) -> None:
-        """`trained` are the sizes (width, height) in pixels that the model knows, `factor` pixels a place of a latent.
+    Sizes are (width, height) in pixels; `trained` are those that the model knows.
+    """
+    if not is_large(size, trained):
+        return "none"
+    return AUTO if upscale == "auto" else upscale
 
-        No call of the denoiser has more than `max_rows` rows.
-        """
-        self._denoiser, self._trained, self._factor, self._max_rows = denoiser, tuple(trained), factor, max_rows
-        self._unet = denoiser.unet
-        self._made: dict[tuple[str, tuple[int, int]], AnyDenoiser] = {}
 
-    def way(self, upscale: str, size: Size) -> str:
-        """What `upscale` comes to for a picture of this size: none, two-pass, tiles or dilated."""
-        if not is_large(size, self._trained):
-            return "none"
-        return AUTO if upscale == "auto" else upscale
+def passes(
+    chosen: str, size: Size, trained: Sequence[Size], factor: int, sigmas: Sequence[float], schedule: NoiseSchedule
+) -> list[Pass]:
+    """The passes of a picture drawn in the way `chosen` along `sigmas`, `factor` being pixels a place of a latent."""
+    if chosen not in ("two-pass", "tiles"):
+        return [Pass(places(size, factor), tuple(sigmas))]
+    first = native(size, nearest(size, trained), factor)
+    return plan(places(first, factor), places(size, factor), sigmas, start(schedule, sigmas))
 
-    def native(self, size: Size) -> Size:
-        """The size of the first of several passes, in pixels, for a picture of `size`."""
-        return native(size, nearest(size, self._trained), self._factor)
 
-    def passes(self, upscale: str, size: Size, sigmas: Sequence[float]) -> list[Pass]:
-        """The passes of a picture of `size`, (width, height) in pixels and multiples of the factor, along `sigmas`."""
-        large = self._places(size)
-        if self.way(upscale, size) not in ("two-pass", "tiles"):
-            return [Pass(large, tuple(sigmas))]
-        return plan(self._places(self.native(size)), large, sigmas, start(self._denoiser.schedule, sigmas))
+def places(size: Size, factor: int) -> tuple[int, int]:
+    """Height and width of the latents of a size in pixels."""
+    return size[1] // factor, size[0] // factor
 
-    def denoiser(self, upscale: str, size: Size) -> AnyDenoiser:
-        """What answers all passes of such a picture; the same object for all pictures that it can answer together."""
-        way = self.way(upscale, size)
-        if way == "none":
-            return self._denoiser
-        trained = self._places(nearest(size, self._trained))
-        if self._unet is not self._denoiser.unet:  # another network was put in its place
-            self._unet, self._made = self._denoiser.unet, {}
-        if (way, trained) not in self._made:
-            self._made[way, trained] = self._make(way, trained)
-        return self._made[way, trained]
 
-    def _make(self, way: str, trained: tuple[int, int]) -> AnyDenoiser:
-        own = self._denoiser
-        if way == "tiles":
-            return Tiled(own, trained, min(trained) // 2, max_rows=self._max_rows)
-        seeing = Denoiser(shrunk(own.unet, trained), own.schedule)
-        if way == "two-pass":
-            return seeing  # at the trained size it is the model's own
-        return ByNoise(seeing, own, sigma_at(own.schedule, SETTLED))
+def reaching(denoiser: Denoiser, chosen: str, trained: tuple[int, int], max_rows: int) -> AnyDenoiser:
+    """What answers all passes of a picture drawn in the way `chosen`; at latents of size `trained` (h, w) `denoiser`.
 
-    def _places(self, size: Size) -> tuple[int, int]:
-        """Height and width of the latents of a size in pixels."""
-        return size[1] // self._factor, size[0] // self._factor
+    No call of it has more than `max_rows` rows.
+    """
+    if chosen == "none":
+        return denoiser
+    if chosen == "tiles":
+        return Tiled(denoiser, trained, min(trained) // 2, max_rows=max_rows)
+    seeing = Denoiser(shrunk(denoiser.unet, trained), denoiser.schedule)
+    if chosen == "two-pass":
+        return seeing
+    return ByNoise(seeing, denoiser, sigma_at(denoiser.schedule, SETTLED))
 
 
 def start(schedule: NoiseSchedule, sigmas: Sequence[float]) -> float:

@@ -183,8 +183,9 @@ def changed(recipe: Recipe, settings: Sequence[str], stage: str = "") -> Recipe:
     """The recipe with `key=value` settings, keys dotted from the recipe down (`unet.fit.images=1000`).
 
     Where a stage is named, its own keys need no dots (`images=1000`). All settings are applied before any is checked;
-    the networks' sample_size follows size where it is not given, and the classifier's in_channels the latent_channels. Raises UserError for a key that is not there, a value
-    of another kind, or settings that do not go together.
+    the networks' sample_size follows size where it is not given, and the classifier's in_channels the autoencoder's
+    latent_channels. Raises UserError for a key that is not there, a value of another kind, or settings that do not go
+    together.
     """
     values: dict[tuple[str, ...], Any] = {}
     for setting in settings:

@@ -183,8 +183,9 @@ def changed(recipe: Recipe, settings: Sequence[str], stage: str = "") -> Recipe:
     """The recipe with `key=value` settings, keys dotted from the recipe down (`unet.fit.images=1000`).
 
     Where a stage is named, its own keys need no dots (`images=1000`). All settings are applied before any is checked;
-    the networks' sample_size follows size, and the classifier's channels the latents', where they are not given. Raises
-    UserError for a key that is not there, a value of another kind, or settings that do not go together.
+    the networks' sample_size follows size where it is not given, and the classifier's in_channels the autoencoder's
+    latent_channels. Raises UserError for a key that is not there, a value of another kind, or settings that do not go
+    together.
     """
     values: dict[tuple[str, ...], Any] = {}
     for setting in settings:
@@ -202,9 +203,9 @@ def changed(recipe: Recipe, settings: Sequence[str], stage: str = "") -> Recipe:
         levels = len(values.get(("vae", "network", "block_out_channels"), recipe.vae.network.block_out_channels))
         values.setdefault(("vae", "network", "sample_size"), size)
         values.setdefault(("unet", "network", "sample_size"), size // 2 ** max(levels - 1, 0))
-    if ("vae", "network", "latent_channels") in values:
-        channels = values["vae", "network", "latent_channels"]
-        values.setdefault(("classifier", "network", "in_channels"), channels)
+    channels = ("vae", "network", "latent_channels")
+    if channels in values:
+        values.setdefault(("classifier", "network", "in_channels"), values[channels])
     try:
         return _rebuilt(recipe, values)
     except UserError:

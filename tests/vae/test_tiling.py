@@ -154,3 +154,20 @@ def test_the_codec_takes_bands_for_large_pictures_where_no_gradient_is_wanted(mo
     codec.decode(torch.randn(1, 4, 4, 5)).sum().backward()
     assert called == ["decode", "encode"] * 2
     assert WHOLE == 1024 * 1024
+
+
+def test_rows_asked_for_again_are_not_worked_out_again():
+    class Counted(Held):
+        asked = 0
+
+        def rows(self, a, b):
+            self.asked += 1
+            return super().rows(a, b)
+
+    source = Counted(torch.randn(1, 2, 9, 3))
+    recent = tiling.Recent(source)
+    for a, b in ((2, 7), (3, 6), (2, 7), (6, 7)):
+        assert torch.equal(recent.rows(a, b), source.x[:, :, a:b])
+    assert source.asked == 1
+    assert torch.equal(recent.rows(0, 3), source.x[:, :, :3])
+    assert source.asked == 2

@@ -6,7 +6,7 @@ is worked out band after band of rows, a norm's statistics are gathered over all
 attention takes its queries some at a time against all keys. There is no seam, because no band is an edge.
 
 Held at once are two feature maps of the finest resolution, and what one band needs. Upsampled maps, the largest, are
-never held: their rows are worked out anew whenever they are read.
+never held: their rows are worked out when they are read, which is twice.
 
 B pictures, C channels, h w height and width, [a, b) rows of a map.
 """
@@ -132,6 +132,22 @@ class Upsampled:
         return x[:, :, a - first * n : b - first * n]
 
 
+class Recent:
+    """A map that remembers the rows it was asked for last, for whoever asks for some of them again."""
+
+    def __init__(self, source: Map) -> None:
+        self._source, self._last = source, (0, 0, torch.empty(0))
+        self.height, self.width = source.height, source.width
+
+    def rows(self, a: int, b: int) -> Tensor:
+        """As Map.rows."""
+        first, last, x = self._last
+        if not first <= a < b <= last:
+            x = self._source.rows(a, b)
+            first, last, _ = self._last = (a, b, x)
+        return x[:, :, a - first : b - first]
+
+
 class Sum:
     """Two maps added up."""
 
@@ -192,10 +208,30 @@ def hold(source: Map, over: Held | None = None) -> Held:
     return Held(target)
 
 
+def hold_both(one: Map, other: Map) -> tuple[Held, Held]:
+    """Two maps of one size worked out side by side, so that what both read can be read once (`Recent`)."""
+    held: list[Tensor] = []
+    for a, b in bands(one):
+        for index, source in enumerate((one, other)):
+            rows = source.rows(a, b)
+            if a == 0:
+                held.append(rows.new_empty(*rows.shape[:2], source.height, source.width))
+            held[index][:, :, a:b] = rows
+    return Held(held[0]), Held(held[1])
+
+
 def residual(block: ResnetBlock, x: Map) -> Held:
-    """What a residual block makes of a map."""
+    """What a residual block makes of a map, which is worked out twice if it is not held: for its statistics, and then.
+
+    The block's output takes the place of its inner map, so three maps are never held at once.
+    """
+    x = x if isinstance(x, Held) else Recent(x)
+    inner = Convolved(Normed(x, block.norm1, block.act), block.conv1)
     shortcut = Convolved(x, block.conv_shortcut) if isinstance(block.conv_shortcut, nn.Conv2d) else x
-    inner = hold(Convolved(Normed(x, block.norm1, block.act), block.conv1))
+    if isinstance(x, Held):
+        inner = hold(inner)
+    else:
+        inner, shortcut = hold_both(inner, shortcut)
     return hold(Sum(shortcut, Convolved(Normed(inner, block.norm2, block.act), block.conv2)), over=inner)
 
 

@@ -91,7 +91,9 @@ def model_card(run: Run) -> str:
         learnt_from, knows = "a folder of captioned pictures", "It knows what those pictures show."
     names = {"vae": "autoencoder", "clip": "text and image towers", "unet": "U-Net", "decoder": "decoder alone"}
     names["classifier"] = "classifier"
-    seen = ", ".join(f"{name} {told[stage]['fit']['images']}" for stage, name in names.items() if run.has(stage))
+    seen = ", ".join(
+        f"{name} {told[stage]['fit']['images']}" for stage, name in names.items() if run.has(stage) and stage in told
+    )
     return f"""# {recipe.name}
 
 A text-to-image latent diffusion model of {recipe.size} x {recipe.size} pixels, trained by Mezzotint's recipe

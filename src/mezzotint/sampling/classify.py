@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from mezzotint.sampling.guidance import Guidance
     from mezzotint.sampling.samplers import Query
 
-SCALE = 3.0
-"""How strongly a target steers that does not say."""
+SCALE = 30.0
+"""How strongly a target steers that does not say: see the table in docs/how-to/steer-with-a-classifier.md."""
 MOST = 100.0
 """The largest scale, either way."""
 LIMIT = 2.0
@@ -105,7 +105,7 @@ def parse(text: str) -> tuple[str, float]:
         scale = math.nan
     if words.strip() == "" or not -MOST <= scale <= MOST:
         raise UserError(
-            f'{text!r} says neither what to look for nor how strongly: give WORDS:SCALE such as "red sphere:{SCALE}", '
+            f'{text!r} says neither what to look for nor how strongly: give WORDS:SCALE such as "red sphere:{SCALE:g}", '
             f"with a scale from {-MOST:g} to {MOST:g}."
         )
     return " ".join(words.split()), scale

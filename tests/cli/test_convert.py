@@ -19,7 +19,7 @@ from mezzotint.store.models import resolve
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    files = sorted(folder.glob("*/*.safetensors"))
+    files = sorted(file for file in folder.glob("*/*.safetensors") if file.parent.name != "classifier")
     return {f"{file.parent.name}.{name}": tensor for file in files for name, tensor in read_tensors(file).items()}
 
 
@@ -30,7 +30,7 @@ def test_the_shipped_model_there_and_back(tmp_path: Path, capsys: pytest.Capture
     assert main(["convert", str(one), str(back), "--to", "diffusers", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["target"], told["layout"]) == (str(back), "diffusers")
-    expected, found = tensors(resolve("still-life")), tensors(back)
+    expected, found = tensors(resolve("still-life")), tensors(back)  # One file has no place for a classifier.
     assert expected.keys() == found.keys()
     assert all(
         torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in expected.items()

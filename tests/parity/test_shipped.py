@@ -9,10 +9,7 @@ import torch
 import mezzotint
 from mezzotint.evaluate.judge import load_judge
 from mezzotint.evaluate.obedience import pixels_of
-from mezzotint.noise import draw_noise, generator
-from mezzotint.sampling import ClassifierFree, sampler_named
-from mezzotint.sampling.classify import guided
-from mezzotint.sampling.loop import Loop
+from mezzotint.noise import draw_noise
 from mezzotint.store.load import load_parts
 from mezzotint.store.models import resolve
 from mezzotint.training.classifier import counts
@@ -83,22 +80,10 @@ def in_order(absent: torch.Tensor, truth: torch.Tensor) -> float:
 
 def test_its_classifier_draws_what_it_is_asked_for_without_a_prompt(pipe):
     """One picture in 26 shows a given pair by chance: three of six right is one in a thousand."""
-    classifier = load_parts(resolve("still-life")).classifier
     judge, _ = load_judge()
     asked = ["red sphere", "blue cube", "green cone", "yellow torus", "white cylinder", "orange pyramid"]
-    (nothing,) = pipe.conditioner([Words("", pipe.size)]).rows()
-    sigmas = pipe.denoiser.schedule.walk(20)
-    loop = Loop(pipe.denoiser)
-    for row, words in enumerate(asked):
-        stream = generator(row)
-        x = sigmas[0] * torch.randn((1, pipe.codec.channels, *(side // 8 for side in pipe.size)), generator=stream)
-        guidance = guided(ClassifierFree(1.0), classifier, [words], x.device)
-        loop.add(
-            x=x, sigmas=sigmas, sampler=sampler_named("dpmpp-2m"), stream=stream, guidance=guidance,
-            conditioning={"cond": nothing},
-        )  # fmt: skip
-    latents = {event.picture: event.latent for event in loop if event.latent is not None}
-    images = pipe.decode(torch.cat([latents[row] for row in range(len(asked))]))
+    requests = [pipe.request("", guidance=1.0, classify=(words,), seed=seed) for seed, words in enumerate(asked)]
+    images = [picture.image for picture in sorted(pipe.draw(requests), key=lambda picture: picture.index)]
     found = judge.find(torch.stack([pixels_of(image) for image in images]))
     seen = [{f"{one.colour} {one.shape}" for one in some} for some in found]
     right = sum(words in some for words, some in zip(asked, seen, strict=True))

@@ -20,6 +20,7 @@ PROMPT = "a red sphere"
 
 BEFORE_LOADING = {
     "an empty prompt": ([""], "no word"),
+    "an empty prompt in a certain schedule": (["", "--schedule", "karras"], "no word"),
     "a prompt of blanks": (["  \t "], "no word"),
     "a prompt of emoji": (["🟥🟦 🙂"], "no word"),
     "a prompt of signs": (["?!, ..."], "no word"),

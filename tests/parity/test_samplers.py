@@ -32,7 +32,12 @@ def network(x, t):
     return torch.sin(1.5 * x + t / 400) - 0.2 * x
 
 
-def ours(name, schedule, noise, walk, start, seed=0, eta=None):
+def dummy(x, t):
+    """The prediction that diffusers' own tests of schedulers use."""
+    return x * t / (t + 1)
+
+
+def ours(name, schedule, noise, walk, start, seed=0, eta=None, network=network):
     """What our sampler asked, and our latent."""
     stream = generator(seed)
     x = start * noise
@@ -48,7 +53,7 @@ def ours(name, schedule, noise, walk, start, seed=0, eta=None):
             return queries, end.value
 
 
-def theirs(scheduler, steps, noise, seed=0, start=None, **extra):
+def theirs(scheduler, steps, noise, seed=0, start=None, network=network, **extra):
     """Diffusers' latents before every call of the network, as it sees them, and the last one."""
     scheduler.set_timesteps(steps)
     x = noise * (scheduler.init_noise_sigma if start is None else start)
@@ -180,7 +185,6 @@ def test_plms(steps):
 
 @pytest.mark.parametrize("steps", [2, 5, 20])
 def test_lms(steps):
-    pytest.importorskip("scipy")
     lms = diffusers.LMSDiscreteScheduler.from_config(STABLE_DIFFUSION.to_dict())
     noise, walk = draw_noise([3], (4, 8, 8)), STABLE_DIFFUSION.walk(steps)
     mine = ours("lms", STABLE_DIFFUSION, noise, walk, start_of(lms, walk, steps))
@@ -250,7 +254,6 @@ def test_dpmpp_3m_sde(steps, eta):
 
 @pytest.mark.parametrize("steps", [2, 5, 20])
 def test_dpmpp_sde(steps, monkeypatch):
-    pytest.importorskip("torchsde")
     sde = diffusers.DPMSolverSDEScheduler.from_config(STABLE_DIFFUSION.to_dict())
     noise, walk = draw_noise([3], (4, 8, 8)), STABLE_DIFFUSION.walk(steps)
 
@@ -324,3 +327,33 @@ def test_tcd(eta, steps):
     walk = [STABLE_DIFFUSION.sigma(float(t)) for t in [*tcd.timesteps, 0]]
     queries, latent = ours("tcd", STABLE_DIFFUSION, noise, walk, math.hypot(1, walk[0]), seed=5, eta=eta)
     assert_same_walk((queries, latent / math.hypot(1, walk[-1])), theirs(tcd, steps, noise, seed=5, eta=eta))
+
+
+LINEAR = NoiseSchedule(
+    beta_start=1e-4, beta_end=0.02, beta_schedule="linear", rescale_betas_zero_snr=False,
+    prediction_type=Prediction.EPSILON, timestep_spacing="leading",
+)  # fmt: skip
+"""The table that diffusers' own tests of schedulers use."""
+PRINTED = [
+    # Their class, its settings, our sampler, and the mean magnitude that their test has.
+    ("DDIMScheduler", {}, "ddim", 172.0067 / 768),
+    ("DPMSolverMultistepScheduler", {"lower_order_final": False}, "dpmpp-2m", 0.3301),
+    ("UniPCMultistepScheduler", {}, "unipc", 0.2464),
+    ("DEISMultistepScheduler", {}, "deis", 0.23916),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "name", "printed"), PRINTED, ids=[row[0] for row in PRINTED])
+def test_the_numbers_in_their_own_tests(kind, settings, name, printed):
+    betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    if name not in ("ddim", "deis"):
+        settings = settings | {"final_sigmas_type": "sigma_min"}
+    scheduler = getattr(diffusers, kind)(**betas, **settings)
+    x = (torch.arange(768) / 768).reshape(3, 8, 8, 4).permute(3, 0, 1, 2)
+    scheduler.set_timesteps(10)
+    last = 0.0 if name == "ddim" else LINEAR.sigma_min
+    walk = [LINEAR.sigma(float(t)) for t in scheduler.timesteps]
+    mine = ours(name, LINEAR, x, [*walk, last], math.hypot(1, walk[0]), network=dummy)
+    queries, latent = mine[0], mine[1] / math.hypot(1, last)
+    assert_same_walk((queries, latent), theirs(scheduler, 10, x, network=dummy), tolerance=1e-4)
+    assert float(latent.abs().mean()) == pytest.approx(printed, abs=1e-4)

@@ -108,7 +108,6 @@ def test_aligned_steps():
 
 def test_beta_is_dense_where_theirs_is_by_timestep_and_not_by_sigma():
     """Theirs puts quantiles between the ends of sigma; the paper, and ours, between those of the timesteps."""
-    pytest.importorskip("scipy")
     ours = NoiseSchedule(rescale_betas_zero_snr=False, prediction_type=Prediction.EPSILON)
     config = ours.to_dict() | {"use_beta_sigmas": True}
     theirs = diffusers.DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero")

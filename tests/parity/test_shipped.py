@@ -13,7 +13,6 @@ from mezzotint.noise import draw_noise
 from mezzotint.store.load import load_parts
 from mezzotint.store.models import resolve
 from mezzotint.training.classifier import counts
-from mezzotint.types import Words
 from mezzotint.world.render import render
 from mezzotint.world.scene import random_scenes
 

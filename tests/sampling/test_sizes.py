@@ -21,7 +21,6 @@ def test_what_is_drawn_holds_the_picture_and_no_more_than_it_must(width, height,
         assert 0 <= side - asked < multiple
         assert 0 <= first <= last <= side
         assert abs(first - (side - last)) <= 1  # the middle of it
-    assert what.whole == ((width, height) == what.size)
 
 
 def test_a_multiple_is_drawn_as_it_is():

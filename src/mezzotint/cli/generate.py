@@ -106,11 +106,12 @@ def read(argv: Sequence[str]) -> tuple[dict[str, Any], Options]:
 
 
 def check(request: Request) -> None:
-    """Raise UserError for a prompt without a word, and for a sampler, schedule or guide that there is not.
+    """Raise UserError where nothing says what to draw, and for a sampler, schedule or guide that there is not.
 
-    A classifier needs no prompt.
+    A negative prompt, a guide or a classifier needs no prompt.
     """
-    if not request.classify and not any(character.isalnum() for character in request.prompt):
+    steered = bool(request.negative or request.guide or request.classify)
+    if not steered and not any(character.isalnum() for character in request.prompt):
         raise UserError("The prompt has no word in it: say what to draw, such as 'a red sphere'.")
     from mezzotint.noise.spacing import Spacing
     from mezzotint.sampling.guides import chosen

@@ -215,6 +215,8 @@ class Pipeline:
         Arguments and errors are those of a call with one picture. `pipe.preview(move.estimate)` shows how it
         looks so far.
         """
+        if not isinstance(what, str | Request):
+            raise UserError("Step by step one picture is drawn: give a prompt or a request, not several.")
         return self._moves(self._requests([what], seed, changes), noise, None)
 
     def _moves(self, requests: list[Request], noise: Tensor | None, progress: Report | None) -> Iterator[Progress]:

@@ -6,7 +6,8 @@ imports no torch, so that the names of the samplers cost nothing to list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,9 @@ def sample(
     `noise.draw_noise(seeds, x.shape[1:])` begins, so that noise drawn with the same seed is not met twice. `eta` is the
     share of fresh noise, none the sampler's own; `schedule` is the table that your model knows, which tcd alone reads.
 
-    Raises UserError for an unknown sampler, an eta that it does not take, sigmas that do not descend to 0 or more, or
-    seeds that are not B.
+    What `denoise` returns is taken in x's dtype, and so is the latent that comes out. Raises UserError for an unknown
+    sampler, an eta that it does not take, sigmas that are not finite or do not descend to 0 or more, an x without rows,
+    or seeds that are not B.
     """
     import torch
 
@@ -64,7 +66,9 @@ def sample(
 
     chosen = sampler_named(sampler)
     levels = _levels(sigmas)
-    seeds = [seed + row for row in range(len(x))] if isinstance(seed, int) else list(seed)
+    if x.ndim == 0 or len(x) == 0:
+        raise UserError(f"The x to walk has shape {list(x.shape)}; it must be [B ...] with B of 1 or more.")
+    seeds = [int(row) for row in seed] if isinstance(seed, Iterable) else [int(seed) + row for row in range(len(x))]
     if len(seeds) != len(x):
         raise UserError(f"There are {len(seeds)} seeds for {len(x)} rows: give one seed, or one a row.")
     streams = [generator(row) for row in seeds]
@@ -90,7 +94,7 @@ def invert(denoise: Denoise, x0: Tensor, sigmas: Sequence[float], *, rounds: int
 
 
 def drive(walk: Walk, denoise: Denoise) -> Tensor:
-    """What a walk returns when a denoiser answers all that it asks."""
+    """What a walk returns when a denoiser answers all that it asks, in the dtype of its x."""
     import torch
 
     try:
@@ -98,7 +102,8 @@ def drive(walk: Walk, denoise: Denoise) -> Tensor:
         while True:
             x = query.x
             precision = torch.float64 if x.dtype == torch.float64 else torch.float32
-            query = walk.send(denoise(x, torch.full((len(x),), query.sigma, dtype=precision, device=x.device)))
+            sigma = torch.full((len(x),), query.sigma, dtype=precision, device=x.device)
+            query = walk.send(denoise(x, sigma).to(x.dtype))
     except StopIteration as end:
         return end.value
 
@@ -106,6 +111,7 @@ def drive(walk: Walk, denoise: Denoise) -> Tensor:
 def _levels(sigmas: Sequence[float]) -> list[float]:
     """The sigmas as floats, checked."""
     levels = [float(sigma) for sigma in sigmas]
-    if not levels or min(levels) < 0 or any(not after < before for before, after in pairwise(levels)):
-        raise UserError("The sigmas must be one or more numbers that descend and do not fall below 0.")
+    falling = all(after < before for before, after in pairwise(levels))
+    if not levels or not falling or levels[-1] < 0 or not math.isfinite(levels[0]):
+        raise UserError("The sigmas must be one or more finite numbers that descend and do not fall below 0.")
     return levels

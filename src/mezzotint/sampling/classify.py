@@ -105,8 +105,8 @@ def parse(text: str) -> tuple[str, float]:
         scale = math.nan
     if words.strip() == "" or not -MOST <= scale <= MOST:
         raise UserError(
-            f'{text!r} says neither what to look for nor how strongly: give WORDS:SCALE such as "red sphere:{SCALE:g}", '
-            f"with a scale from {-MOST:g} to {MOST:g}."
+            f"{text!r} says neither what to look for nor how strongly: give WORDS:SCALE such as "
+            f'"red sphere:{SCALE:g}", with a scale from {-MOST:g} to {MOST:g}.'
         )
     return " ".join(words.split()), scale
 

@@ -21,11 +21,6 @@ class Drawn:
     box: tuple[int, int, int, int]
     """Left, top, right and bottom of the picture in it, as `PIL.Image.Image.crop` takes them."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether there is nothing to crop."""
-        return self.box == (0, 0, *self.size)
-
 
 def drawn(size: Size, multiple: int) -> Drawn:
     """The smallest size of multiples that holds `size`, which is cut from its middle."""

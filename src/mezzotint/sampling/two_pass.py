@@ -59,21 +59,10 @@ def tail(sigmas: Sequence[float], start: float) -> tuple[float, ...]:
     return (start, *(sigma for sigma in sigmas[1:-1] if sigma < 0.9 * start), sigmas[-1])
 
 
-def plan(
-    native: tuple[int, int], size: tuple[int, int], sigmas: Sequence[float], start: float, *, growth: float = math.inf
-) -> list[Pass]:
-    """The passes from latents of the size `native` to those of `size`, both (h, w).
-
-    No pass makes the larger side more than `growth` times larger; `start` is the sigma where all but the first begin.
-    """
-    ratio = max(large / small for large, small in zip(size, native, strict=True))
-    count = 0 if size == native else max(1, math.ceil(math.log(ratio) / math.log(growth) - 1e-9))
-    height, width = native
-    sizes = [
-        (round(height * (size[0] / height) ** (i / count)), round(width * (size[1] / width) ** (i / count)))
-        for i in range(1, count + 1)
-    ]
-    return [Pass(native, tuple(sigmas)), *(Pass(each, tail(sigmas, start)) for each in sizes)]
+def plan(native: tuple[int, int], size: tuple[int, int], sigmas: Sequence[float], start: float) -> list[Pass]:
+    """The passes from latents of the size `native` to those of `size`, both (h, w); the second begins at `start`."""
+    first = Pass(native, tuple(sigmas))
+    return [first] if size == native else [first, Pass(size, tail(sigmas, start))]
 
 
 def steps(passes: Sequence[Pass]) -> int:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -253,10 +254,36 @@ def test_noise_on_the_way_is_not_the_noise_that_the_walk_began_with(name, gaussi
     assert abs(float((added * noise).mean() / added.std())) < 0.05
 
 
-@pytest.mark.parametrize("sigmas", [[], [1.0, 2.0], [1.0, 1.0], [1.0, -1.0], [1.0, math.nan]])
+@pytest.mark.parametrize("sigmas", [[], [1.0, 2.0], [1.0, 1.0], [1.0, -1.0], [1.0, math.nan], [math.inf, 0.0]])
 def test_sigmas_must_descend(sigmas, gaussian):
     with pytest.raises(UserError, match="descend"):
         sample(gaussian.denoise, torch.zeros(1), sigmas)
+
+
+@pytest.mark.parametrize("x", [torch.tensor(1.0), torch.zeros(0, 4)])
+def test_there_must_be_rows(x, gaussian):
+    with pytest.raises(UserError, match=r"\[B \.\.\.\] with B of 1 or more"):
+        sample(gaussian.denoise, x, [1.0, 0.0])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_denoiser_may_answer_in_another_dtype(name, gaussian):
+    x = (5 * draw_noise([0], (4,))).bfloat16()
+    latent = sample(lambda x, sigma: gaussian.denoise(x.double(), sigma), x, [5.0, 1.0, 0.3, 0.0], sampler=name)
+    assert latent.dtype == torch.bfloat16
+
+
+def test_seeds_may_be_numbers_of_any_kind(gaussian):
+    x, walk = 5 * draw_noise([0, 1], (4,)), [5.0, 1.0, 0.0]
+    expected = sample(gaussian.denoise, x, walk, sampler="ddpm", seed=3)
+    for seed in (np.int64(3), np.array([3, 4]), torch.tensor([3, 4])):
+        assert torch.equal(sample(gaussian.denoise, x, walk, sampler="ddpm", seed=seed), expected)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_largest_sigmas_overflow_nothing(name, gaussian):
+    x = 1e20 * draw_noise([0], (4,)).double()
+    assert bool(sample(gaussian.denoise, x, [1e20, 1e10, 10.0, 1.0, 0.0], sampler=name).isfinite().all())
 
 
 def test_wrong_names_seeds_and_shares_are_the_users_error(gaussian):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mezzotint.noise.spacing import VAST
 from mezzotint.types import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ Noise = Callable[[], "Tensor"]
 FEW = 15
 """`deis` and `unipc` end with a step of first order in walks of fewer steps than this, as diffusers documents it."""
 TOO_LONG = 32.0
-"""The largest sigma / sigma' of a step at which slopes in sigma are worth averaging, where there is much noise."""
+"""The largest sigma / sigma' of a step from a terminal sigma at which slopes in sigma are worth averaging."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,12 @@ def too_long(sigma: float, sigma_next: float) -> bool:
     """Whether a step is too long for a method that is of second order in sigma, so that Euler's is taken.
 
     Such methods weigh the difference of two estimates by a number that grows with sigma / sigma' without bound: it is
-    infinite at sigma' = 0, and the step away from a terminal sigma of 4096 is as bad. Below sigma 1, where estimates
-    differ little, long steps are as in the papers.
+    infinite at sigma' = 0, and the step away from a terminal sigma of 4096 is as bad. Other long steps are as in the
+    papers.
     """
-    return sigma_next == 0 or (sigma > 1 and sigma > TOO_LONG * sigma_next)
+    return sigma_next == 0 or (sigma > VAST and sigma > TOO_LONG * sigma_next)
+
+
+def last_of_few(step: int, steps: int) -> bool:
+    """Whether a step is the last of a walk of fewer than FEW."""
+    return step == steps - 1 and steps < FEW

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mezzotint.sampling.samplers.base import FEW, Noise, Query, Walk, split
+from mezzotint.sampling.samplers.base import Noise, Query, Walk, last_of_few, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,7 +165,7 @@ def unipc(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
             x = x0_before + ratio * (start - x0_before) + (1 - ratio) * change
         start, ratio = x, sigma_next / sigma
         h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
-        if x0_before is None or sigma_next == 0 or (step == steps - 1 and steps < FEW):
+        if x0_before is None or sigma_next == 0 or last_of_few(step, steps):
             d, d1, weights = x0, None, (0.0, 0.5)
         else:
             r = -h_before / h

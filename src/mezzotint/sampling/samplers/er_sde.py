@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,9 @@ def er_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0) -
     raised here. The first step uses no difference and the second the first alone.
     """
 
-    def phi(t: float) -> float:
-        return t * (math.exp(t**0.3) + 10) ** eta
+    def ratio(low: float, high: float) -> float:
+        """phi(low) / phi(high), with no exponential of a large number."""
+        return low / high * math.exp(eta * (_logarithm(low) - _logarithm(high)))
 
     x0_before: Tensor | None = None
     d1_before: Tensor | None = None
@@ -38,16 +40,16 @@ def er_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0) -
         x0 = yield Query(x, sigma, step, sigma_next / sigma)
         if sigma_next == 0:
             return x0
-        r = phi(sigma_next) / phi(sigma)
+        r = ratio(sigma_next, sigma)
         x = x0 + r * (x - x0)
         if x0_before is not None:
             change = sigma_next - sigma
             d1 = (x0 - x0_before) / (sigma - sigmas[step - 1])
-            weight = phi(sigma_next) * _integral(lambda t: 1 / phi(t), sigma_next, sigma)
+            weight = _integral(partial(ratio, sigma_next), sigma_next, sigma)
             x = x + (change + weight) * d1
             if d1_before is not None:
                 d2 = (d1 - d1_before) / ((sigma - sigmas[step - 2]) / 2)
-                moment = phi(sigma_next) * _integral(lambda t: t / phi(t), sigma_next, sigma)
+                moment = _integral(partial(ratio, sigma_next), sigma_next, sigma, power=1)
                 x = x + (change**2 / 2 + moment - sigma * weight) * d2
             d1_before = d1
         fresh = sigma_next**2 - (r * sigma) ** 2
@@ -57,9 +59,14 @@ def er_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0) -
     return x
 
 
-def _integral(f: Callable[[float], float], low: float, high: float) -> float:
-    """The integral of f from low to high, both above 0, by Simpson's rule in the logarithm."""
+def _logarithm(t: float) -> float:
+    """The logarithm of exp(t^0.3) + 10."""
+    return t**0.3 + math.log1p(10 * math.exp(-(t**0.3)))
+
+
+def _integral(f: Callable[[float], float], low: float, high: float, *, power: int = 0) -> float:
+    """The integral of t^power * f(t) from low to high, both above 0, by Simpson's rule in the logarithm."""
     width = math.log(high / low) / (2 * PANELS)
     points = [low * math.exp(width * i) for i in range(2 * PANELS + 1)]
-    values = [f(t) * t for t in points]
+    values = [f(t) * t ** (power + 1) for t in points]
     return width / 3 * (values[0] + values[-1] + 4 * sum(values[1::2]) + 2 * sum(values[2:-1:2]))

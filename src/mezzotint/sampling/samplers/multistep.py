@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mezzotint.sampling.samplers.base import FEW, Noise, Query, Walk, too_long
+from mezzotint.sampling.samplers.base import Noise, Query, Walk, last_of_few, too_long
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ def deis(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x0 = yield Query(x, sigma, step, sigma_next / sigma)
         slope = (x - x0) / sigma
-        if before is None or sigma_next == 0 or (step == steps - 1 and steps < FEW):
+        if before is None or sigma_next == 0 or last_of_few(step, steps):
             x = x0 + sigma_next * slope
         else:
             # The integral of (log t - log sigma) / (log b - log sigma) dt, b the sigma before, from sigma to sigma'.

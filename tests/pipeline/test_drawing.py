@@ -13,6 +13,7 @@ from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.pipeline import Pipeline
 from mezzotint.sampling import SAMPLERS
+from mezzotint.types import UserError
 from mezzotint.vae import Codec
 
 PROMPTS = [
@@ -105,6 +106,12 @@ def test_moves_come_one_by_one_and_the_last_has_the_picture(pipe):
     assert bits(moves[-1].picture.image) == bits(pipe(request))
     (small,) = pipe.preview(moves[0].estimate)
     assert small.size == (2, 2)
+
+
+@pytest.mark.parametrize("what", [["a cube"], 3, None])
+def test_one_picture_is_drawn_of_a_prompt_or_a_request(pipe, what):
+    with pytest.raises(UserError, match="give a prompt or a Request"):
+        pipe.steps(what)
 
 
 def test_several_prompts_pull_by_their_weights(pipe):

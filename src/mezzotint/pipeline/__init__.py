@@ -215,8 +215,6 @@ class Pipeline:
         Arguments and errors are those of a call with one picture. `pipe.preview(move.estimate)` shows how it
         looks so far.
         """
-        if not isinstance(what, str | Request):
-            raise UserError("Step by step one picture is drawn: give a prompt or a request, not several.")
         return self._moves(self._requests([what], seed, changes), noise, None)
 
     def _moves(self, requests: list[Request], noise: Tensor | None, progress: Report | None) -> Iterator[Progress]:
@@ -263,7 +261,7 @@ class Pipeline:
         return width * factor, height * factor
 
     def _requests(
-        self, whats: Sequence[str | Request], seed: int | Sequence[int] | None, changes: dict[str, Any]
+        self, whats: Sequence[object], seed: int | Sequence[int] | None, changes: dict[str, Any]
     ) -> list[Request]:
         """What was asked for, as requests with a seed each."""
         if isinstance(seed, Sequence):
@@ -277,6 +275,8 @@ class Pipeline:
         for what, own in zip(whats, seeds, strict=True):
             if isinstance(what, str):
                 requests.append(self.request(what, seed=own, **changes))
-            else:
+            elif isinstance(what, Request):
                 requests.append(what.but(**changes) if seed is None else what.but(seed=own, **changes))
+            else:
+                raise UserError(f"A {type(what).__name__} cannot be drawn: give a prompt or a Request.")
         return requests

@@ -1,7 +1,9 @@
 """Draw the documentation's other sheets with the shipped model: `python docs/images/make_sheets.py`.
 
 large.webp: a row for each way to draw at four times the trained area, the picture at the trained size first.
-guidance.webp: a row for each scale of guidance, and for scale 5 under each guide. All with seed 7, none chosen by hand.
+guidance.webp: a row for each scale of guidance, and for scale 5 under each guide. Both with seed 7.
+classifier.webp: no prompt, and a column for each thing that the classifier was told to look for, with seeds from 7 on.
+None was chosen by hand.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ PROMPTS = (
     "a yellow cylinder and a purple sphere",
     "a sphere and a cube",
 )
+PAIRS = ("red sphere", "blue cube", "green cone", "yellow torus", "white cylinder", "orange pyramid")
 SIZES = {"width": 256, "height": 256}
 LARGE: dict[str, dict[str, Any]] = {
     "128 pixels": {},
@@ -37,24 +40,44 @@ GUIDED: dict[str, dict[str, Any]] = {
 }
 
 
-def sheet(pipe: mezzotint.Pipeline, rows: dict[str, dict[str, Any]], side: int) -> Image.Image:
-    """A row of pictures for each setting, every picture `side` pixels high and wide."""
-    width = LABEL + len(PROMPTS) * (side + GAP)
-    whole = Image.new("RGB", (width, len(rows) * (side + GAP) - GAP), "#f4f1ea")
+def drawn(pipe: mezzotint.Pipeline, rows: dict[str, dict[str, Any]]) -> dict[str, list[Image.Image]]:
+    """The prompts, drawn with each setting."""
+    return {label: pipe(list(PROMPTS), seed=[SEED] * len(PROMPTS), **changes) for label, changes in rows.items()}
+
+
+def steered(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
+    """Without a prompt, steered by the classifier at each scale."""
+    return {
+        f"scale {scale}": [
+            pipe("", seed=SEED + place, guidance=1.0, classify=(f"{pair}:{scale}",)) for place, pair in enumerate(PAIRS)
+        ]
+        for scale in (0, 10, 30, 60)
+    }
+
+
+def sheet(rows: dict[str, list[Image.Image]], side: int) -> Image.Image:
+    """A row of pictures for each label, every picture `side` pixels high and wide."""
+    columns = max(map(len, rows.values()))
+    whole = Image.new("RGB", (LABEL + columns * (side + GAP), len(rows) * (side + GAP) - GAP), "#f4f1ea")
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(11)
-    for row, (label, changes) in enumerate(rows.items()):
+    for row, (label, images) in enumerate(rows.items()):
         y = row * (side + GAP)
         pen.text((4, y + side // 2), label, fill="#333333", font=font, anchor="lm")
-        for column, image in enumerate(pipe(list(PROMPTS), seed=[SEED] * len(PROMPTS), **changes)):
+        for column, image in enumerate(images):
             whole.paste(image.resize((side, side), Image.Resampling.LANCZOS), (LABEL + column * (side + GAP), y))
     return whole
 
 
 def main() -> None:
-    """Both sheets, beside this file."""
+    """All sheets, beside this file."""
     pipe = mezzotint.load("still-life", device="cpu")
-    for name, rows, side in (("large", LARGE, 192), ("guidance", GUIDED, 112)):
-        sheet(pipe, rows, side).save(Path(__file__).with_name(f"{name}.webp"), quality=82)
+    sheets = {
+        "large": (drawn(pipe, LARGE), 192),
+        "guidance": (drawn(pipe, GUIDED), 112),
+        "classifier": (steered(pipe), 112),
+    }
+    for name, (rows, side) in sheets.items():
+        sheet(rows, side).save(Path(__file__).with_name(f"{name}.webp"), quality=82)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 
 from mezzotint.noise import Prediction, draw_noise, scalings
 from mezzotint.sampling import ClassifierFree, Query
-from mezzotint.sampling.around import AwayFrom, Interval, Rescale, Threshold
+from mezzotint.sampling.around import AwayFrom, Interval, Rescale, Threshold, TowardsPicture
 
 SHAPE = (1, 4, 6, 6)
 # A few fp64 operations.
@@ -180,3 +180,21 @@ def test_autoguidance_of_gaussians_sharpens_around_the_same_mean():
     assert precision > 1 / v["cond"]
     expected = query.x + sigma**2 * (mean - query.x) * precision
     torch.testing.assert_close(guidance.combine(estimates, query), expected, **EXACT)
+
+
+# --- towards a picture
+
+
+@pytest.mark.parametrize(("words", "picture"), [(7.5, 1.5), (1.0, 2.0), (0.0, 1.5), (3.0, 1.0), (1.0, 1.0)])
+def test_two_scales_are_the_papers(words, picture):
+    guidance = TowardsPicture(ClassifierFree(words), picture)
+    told = rows("blank", "uncond", "cond")
+    blank, uncond, cond = told.values()
+    asked = {name: told[name] for name in guidance.rows(3.0)}
+    expected = blank + picture * (uncond - blank) + words * (cond - uncond)
+    torch.testing.assert_close(guidance.combine(asked, at(3.0)), expected, **EXACT)
+
+
+def test_the_picture_at_scale_one_costs_no_row():
+    assert TowardsPicture(ClassifierFree(5.0), 1.0).rows(1.0) == ("uncond", "cond")
+    assert set(TowardsPicture(ClassifierFree(5.0), 1.5).rows(1.0)) == {"uncond", "cond", "blank"}

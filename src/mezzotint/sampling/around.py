@@ -153,3 +153,32 @@ class AwayFrom:
             return inner
         better = {row: estimates[row] - estimates[its] for row, its in self.worse.items()}
         return inner + self.strength * weighted(better, self.plain.told)
+
+
+@dataclass(frozen=True)
+class TowardsPicture:
+    """The second scale of a model that is told a picture to change beside words (Brooks et al. 2023, InstructPix2Pix,
+    arXiv 2211.09800, equation 3).
+
+    With b, u and c the estimates told nothing, told the picture, and told the picture and the words, the paper's
+
+        b + s_I (u - b) + s_T (c - u)
+
+    is classifier-free guidance at s_T, where uncond is told the picture too, and (s_I - 1)(u - b) around it.
+    """
+
+    inner: Guidance
+    scale: float
+    """s_I, 1 is off."""
+
+    def rows(self, sigma: float) -> tuple[str, ...]:
+        """The inner guidance's, and the negative prompt's with the picture and, as "blank", without it."""
+        inner = self.inner.rows(sigma)
+        return inner if self.scale == 1.0 else union(inner, ["uncond", "blank"])
+
+    def combine(self, estimates: Estimates, query: Query) -> Tensor:
+        """As above."""
+        inner = self.inner.combine(estimates, query)
+        if self.scale == 1.0:
+            return inner
+        return inner + (self.scale - 1.0) * (estimates["uncond"] - estimates["blank"])

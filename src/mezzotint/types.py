@@ -27,6 +27,11 @@ KINDS: dict[str, Any] = {
 
 UPSCALES = ("auto", "none", "two-pass", "tiles", "dilated")
 WEIGHTINGS = ("a1111", "compel", "none")
+RESIZES = ("crop", "pad", "stretch")
+FILLS = ("original", "colours", "noise")
+DEPTHS = ("disparity", "metric")
+PICTURES = ("image", "mask", "depth")
+"""The fields of a request that name pictures."""
 
 
 class UserError(ValueError):
@@ -80,6 +85,21 @@ def _without_numbers(text: str) -> tuple[str, list[float]]:
     return text, numbers
 
 
+def sides(text: str) -> tuple[int, int, int, int]:
+    """Pixels left, top, right and bottom of what "left=64,top=32" tells; sides that are not named have none.
+
+    Raises UserError for another thing.
+    """
+    names = ("left", "top", "right", "bottom")
+    pixels = dict.fromkeys(names, 0)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if name not in names or not number.isdecimal() or not int(number) <= Request.MAX_SIDE:
+            raise UserError(f'The extend is "{text}"; it must be pixels by side, such as left=64,top=32.')
+        pixels[name] = int(number)
+    return pixels["left"], pixels["top"], pixels["right"], pixels["bottom"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Everything that one picture depends on, beside the weights of the files that it names."""
@@ -110,6 +130,28 @@ class Request:
     """Pixels; none means the size the model was trained at."""
     height: int | None = None
     """Pixels; none means the size the model was trained at."""
+    image: str = ""
+    """A picture to begin from, or to change."""
+    strength: float | None = None
+    """How much of the picture is drawn anew, 0 none and 1 all of it; by default 0.75, and 1 where there is a mask."""
+    mask: str = ""
+    """A picture that says where to draw anew: white there, black where all stays to the last bit, grey between."""
+    fill: str = "original"
+    """What a masked part begins as, at a strength below 1: original, colours (those around it) or noise."""
+    only_masked: int | None = None
+    """Draw the mask and so many pixels around it alone, as large as the model knows, and put it back."""
+    extend: str = ""
+    """Draw on beyond the picture's edges, pixels by side: left=64,right=64,top=32,bottom=32."""
+    resize: str = "crop"
+    """How a picture of another shape is brought to the size: crop, pad or stretch."""
+    keep_colours: bool = True
+    """Take back what the autoencoder does to the mean colour of the picture, which adds up where one is drawn often."""
+    depth: str = ""
+    """A depth map to draw on, for models that read one: a picture of 8 or 16 bits, an .exr or a .npy."""
+    depth_kind: str = "disparity"
+    """What large values of the depth map mean: disparity, near (bright in a picture), or metric, far."""
+    image_guidance: float = 1.5
+    """How closely models that change a picture by words keep to it; 1 is off."""
     upscale: str = "auto"
     """How to keep one scene beyond the size the model was trained at: auto, none, two-pass, tiles or dilated."""
     weighting: str = "a1111"
@@ -153,15 +195,39 @@ class Request:
             raise UserError(f"The guidance is {self.guidance}; it must be from 0 to 100.")
         if self.eta is not None and not 0.0 <= self.eta <= 10.0:
             raise UserError(f"The eta is {self.eta}; it must be from 0 to 10.")
-        for name, choices in {"upscale": UPSCALES, "weighting": WEIGHTINGS}.items():
+        choices_of = {
+            "upscale": UPSCALES,
+            "weighting": WEIGHTINGS,
+            "resize": RESIZES,
+            "fill": FILLS,
+            "depth_kind": DEPTHS,
+        }
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise UserError(f'The {name} is "{getattr(self, name)}"; it must be one of {", ".join(choices)}.')
+        if self.strength is not None and not 0.0 <= self.strength <= 1.0:
+            raise UserError(f"The strength is {self.strength}; it must be from 0 to 1.")
+        if not 0.0 <= self.image_guidance <= 100.0:
+            raise UserError(f"The image_guidance is {self.image_guidance}; it must be from 0 to 100.")
+        if self.only_masked is not None and not 0 <= self.only_masked <= self.MAX_SIDE:
+            raise UserError(f"The only_masked is {self.only_masked}; it must be from 0 to {self.MAX_SIDE} pixels.")
+        self._check_pictures()
         for name in ("width", "height"):
             side = getattr(self, name)
             if side is not None and not 8 <= side <= self.MAX_SIDE:
                 raise UserError(f"The {name} is {side}; it must be from 8 to {self.MAX_SIDE} pixels.")
         for lora in self.loras:
             Lora.parse(lora)
+
+    def _check_pictures(self) -> None:
+        """Raise UserError for what says something of a picture that is not given."""
+        if self.image == "":
+            for name in ("mask", "extend", "strength"):
+                if getattr(self, name) not in ("", None):
+                    raise UserError(f"There is a {name} and no image that it is of: give image too.")
+        if self.mask == "" and self.extend == "" and self.only_masked is not None:
+            raise UserError("There is an only_masked and no mask: give mask too.")
+        sides(self.extend)
 
     def to_dict(self) -> dict[str, Any]:
         """The request as plain values, for JSON and for a picture's metadata."""

@@ -210,6 +210,23 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return request.param, theirs, folder / "model"
 
 
+@pytest.fixture(scope="session")
+def family_parts() -> Callable[..., dict[str, Any]]:
+    """What diffusers' pipeline of a family is made of, its U-Net with other settings."""
+
+    def parts(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
+        words = folder / "words"
+        words.mkdir()
+        made = FAMILIES[name](words)
+        config = {key: value for key, value in made.unet.config.items() if not key.startswith("_")}
+        components = dict(made.components, unet=unet(**{**config, **changes}))
+        if "safety_checker" in components:
+            components["requires_safety_checker"] = False
+        return {key: value for key, value in components.items() if key != "image_encoder"}
+
+    return parts
+
+
 STEPS, GUIDANCE = 10, 4.0
 WIDTH, HEIGHT = 48, 32
 """Not square, so that height and width cannot be exchanged unseen."""

@@ -285,10 +285,3 @@ def test_a_model_is_told_the_size_of_each_picture_however_many_are_drawn_togethe
         assert_same_picture(image, sized(request))
     one, other = (sized.conditioner([Words("a red cube", size)]).pooled for size in ((48, 32), (32, 48)))
     assert not torch.equal(one, other)
-
-
-def test_what_a_model_reads_beside_words_is_one_sentence_until_it_can_be_given(tiny_parts):
-    wide = UNet(replace(tiny_parts.unet.config, in_channels=9)).eval()
-    inpainting = Pipeline.of(replace(tiny_parts, unet=wide))
-    with pytest.raises(UserError, match="a picture and the mask of what to fill in, which cannot be given yet"):
-        inpainting("a red cube", seed=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.cli.progress import ProgressLine
-from mezzotint.types import Request, UserError
+from mezzotint.types import PICTURES, Request, UserError
 
 if TYPE_CHECKING:
     from mezzotint.pipeline import Picture, Pipeline
@@ -76,7 +76,7 @@ def open_model(
     extras = Extras() if request is None else Extras.of(request)
     extras.check(text_width(path))
     model_headers(path, dtype)
-    files = [] if request is None else steering_files(request, path)
+    files = [] if request is None else [*steering_files(request, path), *picture_files(request)]
     checksums, extra_sums = Checksums(path, dtype), ExtraSums([*extras.files(), *files])
     gc.disable()
     from mezzotint import load
@@ -109,6 +109,16 @@ def steering_files(request: Request, path: Path) -> list[Path]:
     weak = needs(request.guide).weak
     classifier = classifier_files(path) if request.classify and path.is_dir() else []
     return [*(file for file in classifier if file.is_file()), *([] if weak is None else all_model_files(resolve(weak)))]
+
+
+def picture_files(request: Request) -> list[Path]:
+    """The pictures that a request names, by full names. Raises UserError for one that is not there."""
+    from mezzotint.store.pictures import check_there, full_name
+
+    names = [name for field in PICTURES if (name := full_name(getattr(request, field))) != ""]
+    for name in names:
+        check_there(name)
+    return [Path(name) for name in names]
 
 
 def draw(pipe: Pipeline, requests: Sequence[Request], previews: Sequence[Path] = ()) -> Iterator[Picture]:

@@ -25,6 +25,11 @@ ONE_EACH = {"loras": "lora", "embeddings": "embedding", "guide": "guide", "class
 """The fields of several values whose flag is typed once for each of them, and that flag's name."""
 METAVARS = {
     "vae": "FILE",
+    "image": "FILE",
+    "mask": "FILE",
+    "depth": "FILE",
+    "extend": "SIDE=N,...",
+    "only_masked": "PIXELS",
     "loras": "FILE:WEIGHT",
     "embeddings": "FILE",
     "guide": "NAME:VALUE",

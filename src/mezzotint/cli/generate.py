@@ -108,9 +108,9 @@ def read(argv: Sequence[str]) -> tuple[dict[str, Any], Options]:
 def check(request: Request) -> None:
     """Raise UserError where nothing says what to draw, and for a sampler, schedule or guide that there is not.
 
-    A negative prompt, a guide or a classifier needs no prompt.
+    A negative prompt, a guide, a classifier or a picture needs no prompt.
     """
-    steered = bool(request.negative or request.guide or request.classify)
+    steered = bool(request.negative or request.guide or request.classify or request.image or request.depth)
     if not steered and not any(character.isalnum() for character in request.prompt):
         raise UserError("The prompt has no word in it: say what to draw, such as 'a red sphere'.")
     from mezzotint.noise.spacing import Spacing

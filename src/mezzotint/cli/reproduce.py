@@ -14,7 +14,7 @@ from mezzotint.cli.flags import flag, parse
 from mezzotint.store.checksum import FileSum
 from mezzotint.store.extras import Extras
 from mezzotint.store.models import resolve
-from mezzotint.types import Request, UserError
+from mezzotint.types import PICTURES, Request, UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +38,12 @@ class Options:
     """A LoRA, in the place of those that the picture names, as FILE, FILE:WEIGHT or FILE:UNET:TEXT; all, in order."""
     embeddings: tuple[str, ...] | None = None
     """A file of learned words, in the place of those that the picture names; all, in order."""
+    image: str | None = None
+    """The picture to begin from, where the one that the picture names is now called otherwise."""
+    mask: str | None = None
+    """The mask, where the one that the picture names is now called otherwise."""
+    depth: str | None = None
+    """The depth map, where the one that the picture names is now called otherwise."""
     device: str | None = None
     """Where to draw; by default where the picture was drawn, if that is here."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -54,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
     from mezzotint.store.png import read_provenance
 
     image, provenance = read_provenance(options.picture)
-    given = {name: getattr(options, name) for name in ("model", "vae", "loras", "embeddings")}
+    given = {name: getattr(options, name) for name in ("model", "vae", "loras", "embeddings", *PICTURES)}
     request = provenance.request.but(**{name: value for name, value in given.items() if value is not None})
     folder = located(options, request)
     check_extras(options, request)
@@ -110,6 +116,7 @@ def check_extras(options: Options, request: Request) -> None:
     """Raise UserError for a file beside the model that the picture names and that is not here."""
     extras = Extras.of(request)
     named = {"vae": [extras.vae], "loras": [use.file for use in extras.loras], "embeddings": extras.embeddings}
+    named |= {name: [getattr(request, name)] for name in PICTURES}
     for field, files in named.items():
         missing = [file for file in files if file != "" and not Path(file).exists()]
         if missing and getattr(options, field) is None:

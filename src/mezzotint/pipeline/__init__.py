@@ -26,7 +26,8 @@ from mezzotint.pipeline.drawing import Cancelled, Picture, Progress, Report, fin
 from mezzotint.pipeline.networks import Networks, Other
 from mezzotint.pipeline.plan import plan
 from mezzotint.store.extras import Extras, Loras, Names
-from mezzotint.types import Request, UserError
+from mezzotint.store.pictures import full_name, held
+from mezzotint.types import PICTURES, Request, UserError
 from mezzotint.vae.codec import Codec, to_uint8
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Pipeline:
 
         Raises UserError for a value that no request can have.
         """
-        values: dict[str, Any] = {**self.defaults, **given, "prompt": prompt}
+        values: dict[str, Any] = {**self.defaults, **held(given), "prompt": prompt}
         return self.named(Request(**values))
 
     def check(self, request: Request) -> None:
@@ -227,11 +228,15 @@ class Pipeline:
         return moves(self, plans, progress)
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """The RGB pictures of latents [B C h w], decoded as many at once as MAX_PIXELS allows."""
+    def decode(self, latents: Tensor, *, shift: Tensor | None = None) -> list[Image.Image]:
+        """The RGB pictures of latents [B C h w], decoded as many at once as MAX_PIXELS allows.
+
+        `shift` [1 3 1 1] is added to the pixels in [-1, 1].
+        """
         pixels = latents[0, 0].numel() * self.codec.factor**2
-        chunks = latents.split(max(1, MAX_PIXELS // pixels))
-        return [Image.fromarray(rgb.numpy()) for chunk in chunks for rgb in to_uint8(self.codec.decode(chunk))]
+        decoded = (self.codec.decode(chunk) for chunk in latents.split(max(1, MAX_PIXELS // pixels)))
+        shifted = (chunk if shift is None else chunk.float() + shift.to(chunk.device) for chunk in decoded)
+        return [Image.fromarray(rgb.numpy()) for chunk in shifted for rgb in to_uint8(chunk)]
 
     @torch.inference_mode()
     def preview(self, latents: Tensor, *, times: int = 1) -> list[Image.Image]:
@@ -241,8 +246,9 @@ class Pipeline:
         return LatentPreview.of(self.codec)(latents, times=times)
 
     def named(self, request: Request) -> Request:
-        """The request with this model's name, where it has one, and those of the files beside it."""
-        return self.extras.on(request if self.name == "" else request.but(model=self.name))
+        """The request with this model's name, where it has one, and full names of all files that it depends on."""
+        changes = {name: full_name(getattr(request, name)) for name in PICTURES}
+        return self.extras.on(request.but(**changes | ({} if self.name == "" else {"model": self.name})))
 
     def _other(self, name: str) -> Other:
         """Another model on this one's device, as precise."""
@@ -276,7 +282,8 @@ class Pipeline:
             if isinstance(what, str):
                 requests.append(self.request(what, seed=own, **changes))
             elif isinstance(what, Request):
-                requests.append(what.but(**changes) if seed is None else what.but(seed=own, **changes))
+                seeded = {} if seed is None else {"seed": own}
+                requests.append(what.but(**held(changes) | seeded))
             else:
                 raise UserError(f"A {type(what).__name__} cannot be drawn: give a prompt or a Request.")
         return requests

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mezzotint.noise.generator import generator
 from mezzotint.pipeline.plan import Ask, Plan
+from mezzotint.pipeline.start import Start, start
 from mezzotint.sampling import two_pass
 from mezzotint.sampling.loop import Loop, Told
 from mezzotint.types import Conditioning, Request
@@ -64,6 +65,16 @@ def finished(progress: Iterable[Progress]) -> Iterator[Picture]:
     return (move.picture for move in progress if move.picture is not None)
 
 
+@dataclass(frozen=True)
+class _Drawing:
+    """A picture in work."""
+
+    plan: Plan
+    start: Start
+    noise: Callable[[Sequence[int]], Tensor]
+    """Draws from its stream."""
+
+
 def moves(pipe: Pipeline, plans: Sequence[Plan], report: Report | None) -> Iterator[Progress]:
     """Draw side by side; every move of every picture, the last of each when it is decoded.
 
@@ -72,24 +83,34 @@ def moves(pipe: Pipeline, plans: Sequence[Plan], report: Report | None) -> Itera
     pipe.before_drawing()
     loop = Loop(pipe.denoiser, max_rows=pipe.max_rows)
     waiting = deque(plans)
-    live: dict[int, Plan] = {}
+    live: dict[int, _Drawing] = {}
     told: dict[Ask, Conditioning] = {}
     while waiting or live:
         room = max(1, pipe.max_rows // 2) - len(live)
         coming = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+        drawn: list[tuple[_Drawing, Progress, Tensor]] = []
         if coming:
-            told = _read(pipe, [ask for plan in [*live.values(), *coming] for ask in plan.asks], told)
-            live |= {_add(pipe, loop, plan, told): plan for plan in coming}
-        drawn: list[tuple[Plan, Progress, Tensor]] = []
+            plans_in_work = [*(drawing.plan for drawing in live.values()), *coming]
+            told = _read(pipe, [ask for plan in plans_in_work for ask in plan.asks], told)
+            for plan in coming:
+                drawing = _begun(pipe, plan)
+                if plan.steps > 0:
+                    live[_add(pipe, loop, drawing, told)] = drawing
+                    continue
+                latent = drawing.start.latent  # At strength 0 it is the picture's own.
+                assert latent is not None
+                move = Progress(plan.index, 0, 0, latent)
+                if report is None or report(move) is not False:
+                    drawn.append((drawing, move, latent))
         for event in loop.turn():
-            plan = live[event.picture]
-            move = Progress(plan.index, event.step, event.steps, event.estimate)
+            drawing = live[event.picture]
+            move = Progress(drawing.plan.index, event.step, event.steps, event.estimate)
             cancelled = report is not None and report(move) is False
             if cancelled:
                 loop.cancel(event.picture)
             elif event.latent is not None:
                 # What a walk ends with is x0 + sigma * n, and where sigma is not 0 the decoder sees that, scaled.
-                drawn.append((plan, move, event.latent / math.hypot(1.0, plan.passes[-1].sigmas[-1])))
+                drawn.append((drawing, move, event.latent / math.hypot(1.0, drawing.plan.passes[-1].sigmas[-1])))
             else:
                 yield move
             if cancelled or event.latent is not None:
@@ -112,41 +133,45 @@ def _read(pipe: Pipeline, asked: Sequence[Ask], known: Mapping[Ask, Conditioning
     return {ask: rows[ask] for ask in asked}
 
 
-def _add(pipe: Pipeline, loop: Loop, plan: Plan, told: Mapping[Ask, Conditioning]) -> int:
-    """Start a picture's walk."""
-    first, stream = plan.passes[0], generator(plan.request.seed)
+def _begun(pipe: Pipeline, plan: Plan) -> _Drawing:
+    """A picture about to be drawn."""
+    stream = generator(plan.request.seed)
 
     def noise(shape: Sequence[int]) -> Tensor:
         return torch.randn(tuple(shape), generator=stream).to(pipe.device)
 
-    # Drawn even where noise is given, so that what a stochastic sampler adds later is the same and is fresh.
-    start = noise((1, pipe.codec.channels, *first.size))
-    if plan.noise is not None:
-        start = plan.noise.detach().to(pipe.device, torch.float32)
-    # The deviation of x0 + sigma * n where x0, unknown yet, has unit variance: at sigma 4096 it is sigma.
-    x = math.hypot(1.0, first.sigmas[0]) * start
+    return _Drawing(plan, start(pipe, plan, noise), noise)
+
+
+def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, told: Mapping[Ask, Conditioning]) -> int:
+    """Start a picture's walk."""
+    plan, begun = drawing.plan, drawing.start
     begin = partial(plan.sampler.begin, eta=plan.request.eta)
     return loop.add(
-        walk=two_pass.walk(begin, x, plan.passes, noise, enlarge=pipe.codec.enlarge),
+        walk=two_pass.walk(begin, begun.x, plan.passes, drawing.noise, enlarge=pipe.codec.enlarge),
         steps=plan.steps,
-        guidance=plan.guidance,
+        guidance=begun.guided(plan.guidance),
         told={
-            name: Told(tuple((step, told[ask]) for step, ask in row.phases), pipe.networks.get(row.wanted))
+            name: Told(
+                tuple((step, begun.told(told[ask], name)) for step, ask in row.phases), pipe.networks.get(row.wanted)
+            )
             for name, row in plan.rows.items()
         },
         exact=plan.request.exact,
     )
 
 
-def _pictures(pipe: Pipeline, drawn: Sequence[tuple[Plan, Progress, Tensor]]) -> Iterator[Progress]:
+def _pictures(pipe: Pipeline, drawn: Sequence[tuple[_Drawing, Progress, Tensor]]) -> Iterator[Progress]:
     """Decode latents, those of one shape together and exact ones alone."""
-    groups: dict[object, list[tuple[Plan, Progress, Tensor]]] = {}
-    for plan, move, latent in drawn:
-        groups.setdefault(plan.index if plan.request.exact else latent.shape, []).append((plan, move, latent))
+    groups: dict[object, list[tuple[_Drawing, Progress, Tensor]]] = {}
+    for drawing, move, latent in drawn:
+        alone = drawing.plan.request.exact or drawing.start.shift is not None
+        groups.setdefault(drawing.plan.index if alone else latent.shape, []).append((drawing, move, latent))
     for group in groups.values():
-        images = pipe.decode(torch.cat([latent for _, _, latent in group]))
-        for (plan, move, _), whole in zip(group, images, strict=True):
-            image = whole if plan.box == (0, 0, *whole.size) else whole.crop(plan.box)
+        images = pipe.decode(torch.cat([latent for _, _, latent in group]), shift=group[0][0].start.shift)
+        for (drawing, move, _), whole in zip(group, images, strict=True):
+            plan = drawing.plan
+            image = plan.edit.finish(whole)
             image.info["request"] = plan.request
             picture = Picture(plan.index, plan.request, image)
             yield Progress(move.index, move.step, move.steps, move.estimate, picture)

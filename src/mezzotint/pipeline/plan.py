@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from mezzotint.noise.spacing import Spacing
+from mezzotint.pipeline import edit as edits
+from mezzotint.pipeline import start
+from mezzotint.pipeline.edit import Edit
 from mezzotint.pipeline.networks import Wanted
 from mezzotint.sampling import classify, guides, sizes, two_pass, upscale
+from mezzotint.sampling.around import TowardsPicture
 from mezzotint.sampling.guidance import Guidance, worse
+from mezzotint.sampling.known import begun
 from mezzotint.sampling.samplers import Sampler, sampler_named
 from mezzotint.text.prompt import phases
 from mezzotint.types import Request, UserError, Words
 
 if TYPE_CHECKING:
     from mezzotint.pipeline import Pipeline
-
-SPATIAL = {1: "a depth map", 4: "the picture to change", 5: "a picture and the mask of what to fill in"}
-"""What the channels are that a U-Net reads beside the latent's, by their number."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ class Plan:
     sampler: Sampler
     passes: Sequence[two_pass.Pass]
     """One walk, or several beyond the size that the model knows."""
-    box: tuple[int, int, int, int]
-    """What of the pixels is the picture: left, top, right and bottom."""
+    edit: Edit
+    """Its pictures, and how what is drawn becomes the one that is asked for."""
+    anew: bool
+    """Whether it begins from noise alone."""
     guidance: Guidance
     """This picture's own."""
     rows: Mapping[str, Row]
@@ -79,37 +83,42 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
 
     Raises UserError for what the model cannot draw or its request cannot mean, before anything is computed.
     """
-    beside = pipe.denoiser.unet.config.spatial_channels
-    if beside > 0:
-        what = SPATIAL.get(beside, f"{beside} channels of something else")
-        raise UserError(f"This model draws from words and {what}, which cannot be given yet: choose another.")
+    channels = pipe.denoiser.unet.config.spatial_channels
+    start.check(request, channels)
     factor = pipe.codec.factor
-    width, height = pipe.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
-    width = width if request.width is None else request.width
-    height = height if request.height is None else request.height
-    request = pipe.named(request.but(width=width, height=height))
-    place = sizes.drawn((width, height), factor)
+    native = pipe.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
+    edit = edits.read(request, native, pipe.sizes, factor)
+    request = pipe.named(request.but(width=edit.size[0], height=edit.size[1]))
+    size = edit.drawn.size
     if noise is not None:
-        latent = [pipe.codec.channels, place.size[1] // factor, place.size[0] // factor]
+        latent = [pipe.codec.channels, size[1] // factor, size[0] // factor]
         if list(noise.shape[1:]) != latent:
             have = list(noise.shape[1:])
-            raise UserError(f"The noise of a picture has shape {have}; at {width}x{height} this model needs {latent}.")
+            told = f"{edit.size[0]}x{edit.size[1]}"
+            raise UserError(f"The noise of a picture has shape {have}; at {told} this model needs {latent}.")
     sampler = sampler_named(request.sampler)
     sampler.check(request.eta)
     spacing = Spacing.parse(request.schedule)
     schedule = spacing.table(pipe.denoiser.schedule)
     sigmas = spacing.walk(schedule, request.steps, ddim=request.sampler == "ddim")
-    way = upscale.way(request.upscale, place.size, pipe.sizes)
-    if noise is not None and way in ("two-pass", "tiles"):
+    strength = start.strength(request, channels)
+    sigmas = begun(sigmas, strength)
+    one_walk = edit.pixels is not None or channels > 0
+    way = upscale.way(request.upscale, size, pipe.sizes)
+    if (noise is not None or one_walk) and way in ("two-pass", "tiles"):
         if request.upscale != "auto":
-            raise UserError("Noise that is given starts one walk: choose upscale none or dilated.")
+            what = "Noise that is given" if noise is not None else "A picture that is given"
+            raise UserError(f"{what} starts one walk: choose upscale none or dilated.")
         way = "none"
-    passes = upscale.passes(way, place.size, pipe.sizes, factor, sigmas, schedule)
-    wanted = Wanted(schedule, way, upscale.places(sizes.nearest(place.size, pipe.sizes), factor))
+    passes = upscale.passes(way, size, pipe.sizes, factor, sigmas, schedule)
+    wanted = Wanted(schedule, way, upscale.places(sizes.nearest(size, pipe.sizes), factor))
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
     guidance = guides.guided(request.guide, request.guidance, weights, prediction=schedule.prediction_type)
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)
-    return Plan(index, request, sampler, passes, place.box, guidance, rows, noise)
+    if channels == start.PICTURE:
+        guidance = TowardsPicture(guidance, request.image_guidance)
+        rows = {**rows, "blank": rows["uncond"]}
+    return Plan(index, request, sampler, passes, edit, strength == 1.0, guidance, rows, noise)
 
 
 def _rows(pipe: Pipeline, request: Request, wanted: Wanted, steps: int) -> tuple[tuple[float, ...], dict[str, Row]]:

@@ -121,7 +121,7 @@ class Loop:
     """Live pictures around one denoiser, and others that some of their rows may want.
 
     No call of a denoiser has more than `max_rows` rows, and those of an exact picture have its own rows alone (decision
-    0020). Text is projected once for every Conditioning object, so pictures of one prompt should share the object.
+    0020). Text is projected once for every tensor `sequence`, so pictures of one prompt should share the object.
     """
 
     def __init__(self, denoise: Denoises, *, max_rows: int = 16) -> None:
@@ -129,7 +129,7 @@ class Loop:
         self._max_rows = max_rows
         self._live: dict[int, _Live] = {}
         self._numbers = count()
-        self._projected: dict[tuple[int, int], tuple[Conditioning, ProjectedText]] = {}
+        self._projected: dict[tuple[int, int], tuple[Tensor | None, ProjectedText]] = {}
         self._batches: list[_Batch] = []
 
     def __len__(self) -> int:
@@ -217,10 +217,10 @@ class Loop:
         return _Batch(denoise, rows, conditioning, projected)
 
     def _project(self, denoise: Denoises, row: Conditioning) -> ProjectedText:
-        key = (id(denoise), id(row))
+        key = (id(denoise), id(row.sequence))
         if key not in self._projected:
-            # The row is kept beside its projection, so that its id cannot pass to another.
-            self._projected[key] = (row, denoise.project(row))
+            # The text is kept beside its projection, so that its id cannot pass to another.
+            self._projected[key] = (row.sequence, denoise.project(row))
         return self._projected[key][1]
 
     def _send(self, number: int, estimates: Mapping[str, Tensor]) -> Event:
@@ -237,7 +237,7 @@ class Loop:
     def _forget(self) -> None:
         """Drop what was projected for pictures that have left."""
         rows = [told for live in self._live.values() for told in live.told.values()]
-        told = {id(conditioning) for row in rows for _, conditioning in row.phases}
+        told = {id(conditioning.sequence) for row in rows for _, conditioning in row.phases}
         self._projected = {key: value for key, value in self._projected.items() if key[1] in told}
         if not self._live:
             self._batches = []

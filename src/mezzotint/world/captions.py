@@ -62,8 +62,8 @@ CANONICAL = 0.75
 """How often the first of several words is taken."""
 
 AS_READ = 0.9
-"""How often solids that are only listed are listed from left to right, as people read a picture. A list that told nothing
-of places would leave it to chance, at the highest noise, which of two solids becomes the cube."""
+"""How often solids that are only listed are listed from left to right, as people read a picture. A list that told
+nothing of places would leave it to chance, at the highest noise, which of two solids becomes the cube."""
 
 LEFT_OF = ("to the left of", "left of", "on the left of", "on the left side of")
 RIGHT_OF = ("to the right of", "right of", "on the right of", "on the right side of")

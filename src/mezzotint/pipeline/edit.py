@@ -1,0 +1,144 @@
+"""What a request's pictures come to: read, brought to the size that is drawn, and how the result goes back.
+
+image, extend --> canvas --crop to the mask--> pixels --codec--> latent that the walk begins from
+mask ----------------------------------------> where the walk repaints, where the result is opaque
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image
+from torch import Tensor
+
+from mezzotint.conditioning import canvas
+from mezzotint.conditioning.canvas import Box, Size
+from mezzotint.sampling import sizes
+from mezzotint.store import pictures
+from mezzotint.types import Request, UserError, sides
+
+
+@dataclass(frozen=True)
+class Back:
+    """How what was drawn goes back into the picture."""
+
+    canvas: Image.Image
+    alpha: Image.Image
+    """Of the canvas's size: 0 where it stays, 255 where only what was drawn is seen."""
+    box: Box
+    """Where in the canvas it was drawn."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A request's pictures at the size that is drawn."""
+
+    size: Size
+    """Width and height of the finished picture."""
+    drawn: sizes.Drawn
+    """What is drawn for it."""
+    pixels: Tensor | None = None
+    """The picture to begin from, [1 3 H W] in [-1, 1]."""
+    mask: Tensor | None = None
+    """[1 1 H W], 1 where it is drawn anew and 0 where it stays."""
+    depth: Tensor | None = None
+    """[1 1 H W], large where it is near."""
+    back: Back | None = None
+    """None where the whole picture is drawn."""
+
+    def finish(self, whole: Image.Image) -> Image.Image:
+        """The finished picture, of what was drawn."""
+        cut = whole if self.drawn.box == (0, 0, *whole.size) else whole.crop(self.drawn.box)
+        return cut if self.back is None else canvas.pasted(cut, self.back.canvas, self.back.alpha, self.back.box)
+
+
+def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -> Edit:
+    """The pictures of a request for a model that draws pictures of `native` size and knows the sizes `trained`.
+
+    `factor` is pixels a place of its latents. Raises UserError for a picture that cannot be read or means nothing.
+    """
+    image = pictures.read_colours(request.image) if request.image != "" else None
+    mask = _mask(request, image)
+    if image is not None and any(around := sides(request.extend)):
+        mask = canvas.padded(Image.new("L", image.size) if mask is None else mask, around, 255)
+        image = canvas.padded(image, around)
+    size = _size(request, native if image is None else image.size)
+    if image is not None:
+        image = canvas.fitted(image, size, request.resize)
+    depth = _depth(request, size)
+    back = None
+    if image is not None and mask is not None:
+        mask = canvas.fitted(mask, size, request.resize)
+        box = canvas.boxed(mask, request.only_masked or 0)
+        box = (0, 0, *size) if request.only_masked is None else box
+        back = Back(image, _alpha(mask, max(1, factor // 2)), box)
+    box = (0, 0, *size) if back is None else back.box
+    part = (box[2] - box[0], box[3] - box[1])
+    if part != size:
+        part = canvas.at_area(part, sizes.area(sizes.nearest(part, trained)), factor)
+    drawn = sizes.drawn(part, factor)
+    edit = Edit(size, drawn, back=back)
+    if image is not None:
+        edit = replace(edit, pixels=canvas.to_pixels(_placed(image, box, part, drawn)))
+    if mask is not None:
+        edit = replace(edit, mask=canvas.to_plane(_placed(mask, box, part, drawn)))
+    if depth is not None:
+        edit = replace(edit, depth=canvas.to_plane(_placed(depth, box, part, drawn)))
+    return edit
+
+
+def _size(request: Request, own: Size) -> Size:
+    """Width and height that are asked for, by default the picture's own. Raises UserError for one that cannot be."""
+    width, height = (
+        side if asked is None else asked for asked, side in zip((request.width, request.height), own, strict=True)
+    )
+    if min(width, height) < 8 or max(width, height) > Request.MAX_SIDE:
+        raise UserError(
+            f"The picture is {width}x{height} pixels; its sides must be from 8 to {Request.MAX_SIDE}: give a width "
+            "and a height."
+        )
+    return width, height
+
+
+def _mask(request: Request, image: Image.Image | None) -> Image.Image | None:
+    """The mask at the size of the image. Raises UserError where it is of another shape."""
+    if request.mask == "" or image is None:
+        return None
+    mask = pictures.read_mask(request.mask)
+    if mask.size == image.size:
+        return mask
+    if abs(mask.width * image.height / (mask.height * image.width) - 1) > 0.02:
+        raise UserError(
+            f"The mask is {mask.width}x{mask.height} pixels and the image {image.width}x{image.height}: give a mask of "
+            "the image's shape."
+        )
+    return mask.resize(image.size, Image.Resampling.LANCZOS)
+
+
+def _depth(request: Request, size: Size) -> Image.Image | None:
+    """The depth map, large values near, at the size of the picture."""
+    if request.depth == "":
+        return None
+    depth = canvas.disparity(pictures.read_depth(request.depth), request.depth_kind)
+    return canvas.fitted(depth, size, request.resize)
+
+
+def _alpha(mask: Image.Image, reach: int) -> Image.Image:
+    """Mode L, of a mask in mode L."""
+    opaque = canvas.opacity(canvas.to_plane(mask), reach)
+    return Image.fromarray(opaque[0, 0].mul(255).round().byte().numpy())
+
+
+def _placed(picture: Image.Image, box: Box, part: Size, drawn: sizes.Drawn) -> Image.Image:
+    """What a box of the picture is, at the size `part`, in the middle of all that is drawn."""
+    cut = picture if box == (0, 0, *picture.size) else picture.crop(box)
+    cut = canvas.fitted(cut, part, "stretch")
+    left, top, right, bottom = drawn.box
+    around = (left, top, drawn.size[0] - right, drawn.size[1] - bottom)
+    return canvas.padded(cut, around) if any(around) else cut
+
+
+def surrounded(pixels: Tensor, mask: Tensor) -> Tensor:
+    """Pixels [1 3 H W] whose masked part has the colours around it, as far as the mask [1 1 H W] says."""
+    return pixels.lerp(canvas.filled(pixels, mask), mask)

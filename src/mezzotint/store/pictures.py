@@ -1,0 +1,194 @@
+"""Pictures that a user gives: to begin from, masks, depth maps. Read into plain values; imports no torch.
+
+A request names each by its file. One that is in memory has a name too, made of what it holds, so that a request stays
+a value that can be compared and written down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from PIL import Image, ImageOps
+
+from mezzotint.types import PICTURES, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IN_MEMORY = "memory:"
+"""How the name of a picture begins that has no file."""
+TOP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 65535}
+"""The value of white in pictures of one channel with more than 8 bits, by Pillow's mode."""
+
+
+class Held(str):
+    """The name of a picture in memory, which holds the picture: a PIL image, or real numbers [H W]."""
+
+    __slots__ = ("picture",)
+    picture: Any
+
+    @classmethod
+    def of(cls, picture: Any) -> Held:
+        """The name of a PIL image, bytes [H W] or [H W 3], or numbers [H W]. Raises UserError for anything else."""
+        import numpy as np
+
+        if isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
+            picture = Image.fromarray(picture)
+        if isinstance(picture, Image.Image):
+            kind, data = picture.mode, picture.tobytes()
+        else:
+            given = type(picture).__name__
+            try:
+                picture = np.asarray(picture, dtype=np.float32)
+            except (TypeError, ValueError, RuntimeError):
+                picture = np.zeros(())
+            if picture.ndim < 2:
+                raise UserError(f"A {given} is no picture: give a file, a PIL image or numbers [H W].")
+            kind, data = "F", picture.tobytes()
+        size = picture.size if isinstance(picture, Image.Image) else picture.shape
+        digest = hashlib.sha256(f"{kind} {size} ".encode() + data).hexdigest()
+        name = cls(f"{IN_MEMORY}{digest[:16]}")
+        name.picture = picture
+        return name
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Held:
+        """Itself: a name does not change."""
+        return self
+
+
+def held(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's fields with names in the place of pictures that are given as paths or in memory.
+
+    Raises UserError as `Held.of`.
+    """
+    return {name: _name(value) if name in PICTURES else value for name, value in fields.items()}
+
+
+def _name(given: Any) -> str:
+    return str(given) if isinstance(given, Path) else given if isinstance(given, str) else Held.of(given)
+
+
+def full_name(name: str) -> str:
+    """The name from wherever one stands; that of a picture in memory is itself."""
+    return name if name == "" or name.startswith(IN_MEMORY) else str(Path(name).expanduser().absolute())
+
+
+def read_colours(name: str) -> Image.Image:
+    """The picture in RGB, turned as its EXIF says, on white where it is transparent.
+
+    Raises UserError for a file that is missing or no picture.
+    """
+    picture = _turned(name)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return _eight_bits(picture, name).convert("RGB")
+
+
+def read_mask(name: str) -> Image.Image:
+    """The picture in grey, mode L: 255 where it is white, 0 where it is black or transparent. Raises as above."""
+    picture = _turned(name)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
+    return _eight_bits(picture, name).convert("L")
+
+
+def read_depth(name: str) -> Image.Image:
+    """The numbers of a depth map, mode F, as they are stored: of a picture with 8 or 16 bits, an .exr or a .npy.
+
+    Of pictures with colours it is the luminance. Raises UserError for a file that is missing or of another kind, for
+    numbers that are NaN, and for a map that is the same everywhere, which says nothing.
+    """
+    import numpy as np
+
+    ending = "" if isinstance(name, Held) else Path(name).suffix.lower()
+    if ending in (".npy", ".exr"):
+        values = _numpy(name) if ending == ".npy" else _exr(name)
+    else:
+        held = name.picture if isinstance(name, Held) else None
+        if held is not None and not isinstance(held, Image.Image):
+            values = np.asarray(held)
+        else:
+            picture = _turned(name)
+            if picture.mode not in (*TOP, "F", "L", "1"):
+                picture = picture.convert("RGB").convert("L")
+            values = np.asarray(picture)
+    values = np.asarray(values, dtype=np.float32)
+    if values.ndim != 2 or values.size == 0:
+        raise UserError(f"The depth map {name} has the shape {list(values.shape)}; it must be height by width.")
+    if np.isnan(values).any():
+        raise UserError(f"The depth map {name} holds NaN: fill in what is not known.")
+    if values.min() == values.max():
+        raise UserError(f"The depth map {name} is {values.flat[0]:g} everywhere, which says nothing: give another.")
+    return Image.fromarray(values, mode="F")
+
+
+def check_there(name: str) -> None:
+    """Raise UserError where there is no such file, or it was given in memory to another process."""
+    if isinstance(name, Held) or name == "":
+        return
+    if name.startswith(IN_MEMORY):
+        raise UserError(f"The picture {name} was given in memory and is gone: give its file.")
+    try:
+        there = Path(name).is_file()
+    except OSError:
+        there = False
+    if not there:
+        raise UserError(f"There is no picture {name}: give the name of a file.")
+
+
+def _turned(name: str) -> Image.Image:
+    """The picture as it is stored, upright."""
+    check_there(name)
+    try:
+        if isinstance(name, Held):
+            held = name.picture
+            return ImageOps.exif_transpose(held) if isinstance(held, Image.Image) else Image.fromarray(held, mode="F")
+        with Image.open(name) as opened:
+            opened.load()
+            return ImageOps.exif_transpose(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} is not a picture, or is damaged: give a PNG, a JPEG or a WebP.") from error
+
+
+def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
+    """A picture of one channel with 16 bits brought to 8, others as they are."""
+    import numpy as np
+
+    if picture.mode in TOP:
+        values = np.asarray(picture).astype(np.float64) * (255 / TOP[picture.mode])
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if picture.mode == "F":
+        raise UserError(f"{name} holds real numbers, not colours: give a PNG, a JPEG or a WebP.")
+    return picture
+
+
+def _numpy(name: str) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    check_there(name)
+    try:
+        return np.squeeze(np.load(name, allow_pickle=False)).astype(np.float32)
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise UserError(f"{name} holds no array of numbers: write it with numpy.save.") from error
+
+
+def _exr(name: str) -> np.ndarray[Any, Any]:
+    """The channel Z, Y or R of an OpenEXR file, or its only one."""
+    check_there(name)
+    try:
+        import OpenEXR  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
+    except ImportError as error:
+        raise UserError(f"Reading {name} needs OpenEXR: pip install 'mezzotint[exr]', or give a .npy.") from error
+    reader: Any = OpenEXR
+    try:
+        with reader.File(name, separate_channels=True) as file:
+            channels = cast("dict[str, Any]", file.channels())
+            chosen = next((one for one in ("Z", "Y", "R") if one in channels), next(iter(channels)))
+            return channels[chosen].pixels
+    except (RuntimeError, OSError, ValueError, StopIteration, TypeError) as error:
+        raise UserError(f"{name} is no OpenEXR file, or is damaged.") from error

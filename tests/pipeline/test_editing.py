@@ -1,0 +1,193 @@
+"""Pictures that begin in a picture: strength, masks, edges, and what a model cannot read."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from mezzotint.denoise.unet import UNet
+from mezzotint.pipeline import Pipeline
+from mezzotint.types import Request, UserError
+
+PROMPT = "a red sphere to the left of a blue cube"
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_parts: Any) -> Pipeline:
+    facts = dataclasses.replace(tiny_parts.facts, sizes=((48, 32),))
+    return Pipeline.of(dataclasses.replace(tiny_parts, facts=facts))
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    small = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((48, 32), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def mask() -> Image.Image:
+    mask = Image.new("L", (48, 32))
+    ImageDraw.Draw(mask).rectangle((20, 6, 39, 25), fill=255)
+    return mask
+
+
+def values(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+def test_strength_0_is_the_picture_up_to_the_autoencoder(pipe: Pipeline, picture: Image.Image) -> None:
+    pixels = np.asarray(picture)
+    import torch
+
+    from mezzotint.conditioning.canvas import to_pixels
+
+    with torch.inference_mode():
+        (back,) = pipe.decode(pipe.codec.encode(to_pixels(picture)))
+    found = pipe(PROMPT, image=picture, strength=0, keep_colours=False)
+    assert np.array_equal(values(found), values(back))
+    # Random weights make grey of it; its mean colour comes back.
+    kept = values(pipe(PROMPT, image=picture, strength=0))
+    mean = pixels.mean(axis=(0, 1))
+    assert np.abs(kept.mean(axis=(0, 1)) - mean).max() < np.abs(values(back).mean(axis=(0, 1)) - mean).max()
+
+
+def test_strength_1_ignores_it(pipe: Pipeline, picture: Image.Image) -> None:
+    assert np.array_equal(values(pipe(PROMPT, image=picture, strength=1, seed=3)), values(pipe(PROMPT, seed=3)))
+
+
+def test_between_it_moves_away_step_by_step(pipe: Pipeline, picture: Image.Image) -> None:
+    moves = [list(pipe.steps(PROMPT, seed=1, image=picture, strength=s, steps=10)) for s in (0.0, 0.2, 0.5, 1.0)]
+    assert [len(each) for each in moves] == [1, 2, 5, 10]
+    start = moves[0][-1].estimate
+    apart = [float((each[-1].estimate - start).square().mean()) for each in moves]
+    assert apart == sorted(apart)
+    assert apart[0] == 0 < apart[1]
+
+
+def test_the_default_strength_is_the_modes(pipe: Pipeline, picture: Image.Image, mask: Image.Image) -> None:
+    steps = {"steps": 4, "seed": 1}
+    assert len(list(pipe.steps(PROMPT, image=picture, **steps))) == 3
+    assert len(list(pipe.steps(PROMPT, image=picture, mask=mask, **steps))) == 4
+
+
+def test_outside_the_mask_every_bit_stays(pipe: Pipeline, picture: Image.Image, mask: Image.Image) -> None:
+    inside = np.asarray(mask) > 0
+    for more in ({}, {"only_masked": 4}, {"fill": "colours", "strength": 0.6}, {"fill": "noise", "strength": 0.6}):
+        found = np.asarray(pipe(PROMPT, image=picture, mask=mask, seed=2, **more))
+        assert np.array_equal(found[~inside], np.asarray(picture)[~inside])
+        assert np.abs(found[inside].astype(int) - np.asarray(picture)[inside]).mean() > 5
+
+
+def test_fills_differ_below_strength_1_alone(pipe: Pipeline, picture: Image.Image, mask: Image.Image) -> None:
+    def drawn(strength: float) -> list[bytes]:
+        fills = ("original", "colours", "noise")
+        more: dict[str, Any] = {"strength": strength, "seed": 2, "keep_colours": False}
+        return [pipe(PROMPT, image=picture, mask=mask, fill=fill, **more).tobytes() for fill in fills]
+
+    assert len(set(drawn(0.6))) == 3
+    # From noise alone only what the masked part does to its neighbours' latents is left.
+    assert drawn(1.0)[0] == drawn(1.0)[2]
+
+
+def test_beyond_the_edges(pipe: Pipeline, picture: Image.Image) -> None:
+    found = pipe(PROMPT, image=picture, extend="left=16,bottom=8", seed=2)
+    assert found.size == (64, 40)
+    assert np.array_equal(np.asarray(found)[:32, 16:], np.asarray(picture))
+    assert found.info["request"].width == 64
+
+
+def test_a_size_of_its_own(pipe: Pipeline, picture: Image.Image) -> None:
+    odd = picture.resize((45, 31))
+    assert pipe(PROMPT, image=odd).size == (45, 31)
+    assert pipe(PROMPT, image=odd, width=24).size == (24, 31)
+    kept = np.asarray(pipe(PROMPT, image=odd, mask=Image.new("L", (90, 62), 0).point(lambda _: 0), extend="right=3"))
+    assert np.array_equal(kept[:, :45], np.asarray(odd))
+
+
+def test_it_depends_on_its_request_alone(pipe: Pipeline, picture: Image.Image, mask: Image.Image) -> None:
+    """Beside others in one loop, with the rounding that company makes."""
+    requests = [
+        pipe.request(PROMPT, seed=1, image=picture, strength=0.5),
+        pipe.request(PROMPT, seed=2, image=picture, mask=mask),
+        pipe.request(PROMPT, seed=3),
+        pipe.request(PROMPT, seed=4, image=picture, strength=0.0),
+    ]
+    together = pipe(requests)
+    for request, image in zip(requests, together, strict=True):
+        assert np.abs(values(pipe(request)) - values(image)).max() <= 1
+        assert np.array_equal(values(pipe(image.info["request"])), values(pipe(request)))
+
+
+def test_text_is_projected_once_for_pictures_of_one_prompt(pipe: Pipeline, picture: Image.Image, monkeypatch) -> None:
+    calls = []
+    project = pipe.denoiser.project
+    monkeypatch.setattr(pipe.denoiser, "project", lambda told: calls.append(told) or project(told))
+    pipe([pipe.request(PROMPT, seed=seed, image=picture, strength=0.9) for seed in range(3)])
+    assert len(calls) == 2  # The prompt and the negative.
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"mask": "m.png"}, "no image"),
+        ({"extend": "left=8"}, "no image"),
+        ({"strength": 0.5}, "no image"),
+        ({"image": "a.png", "strength": 1.5}, "from 0 to 1"),
+        ({"image": "a.png", "only_masked": 8}, "no mask"),
+        ({"image": "a.png", "extend": "up=8"}, "left=64"),
+        ({"image": "a.png", "extend": "left=-8"}, "left=64"),
+        ({"image": "a.png", "resize": "squash"}, "crop, pad, stretch"),
+        ({"image": "a.png", "fill": "pink"}, "original, colours, noise"),
+        ({"depth_kind": "far"}, "disparity, metric"),
+        ({"image_guidance": -1.0}, "from 0 to 100"),
+    ],
+)
+def test_requests_that_mean_nothing(fields: dict[str, Any], what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        Request(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"image": "none.png"}, "no picture none.png|no picture .*none.png"),
+        ({"image": Image.new("RGB", (1, 1))}, "1x1 pixels"),
+        ({"image": Image.new("RGB", (5000, 8))}, "5000x8 pixels"),
+        ({"image": Image.new("RGB", (32, 32)), "mask": Image.new("L", (64, 32), 255)}, "the image's shape"),
+        ({"image": Image.new("RGB", (32, 32)), "mask": Image.new("L", (32, 32))}, "black everywhere"),
+        ({"depth": np.random.default_rng(0).random((4, 4))}, "reads no depth map"),
+        ({"image": 7}, "is no picture"),
+    ],
+)
+def test_pictures_that_cannot_be(pipe: Pipeline, fields: dict[str, Any], what: str) -> None:
+    with pytest.raises(UserError, match=what) as told:
+        pipe(PROMPT, **fields)
+    assert "\n" not in str(told.value)
+
+
+def test_a_picture_of_one_pixel_at_a_size_and_a_mask_white_everywhere(pipe: Pipeline, picture: Image.Image) -> None:
+    assert pipe(PROMPT, image=Image.new("RGB", (1, 1), "red"), width=48, height=32).size == (48, 32)
+    white = Image.new("L", picture.size, 255)
+    assert values(pipe(PROMPT, image=picture, mask=white, seed=1)).std() > 5
+
+
+def conditioned(parts: Any, channels: int) -> Pipeline:
+    """The tiny model with a U-Net that reads so many channels beside the latent's."""
+    config = dataclasses.replace(parts.unet.config, in_channels=4 + channels)
+    return Pipeline.of(dataclasses.replace(parts, unet=UNet(config).eval()))
+
+
+@pytest.mark.parametrize(
+    ("channels", "what"), [(1, "give depth"), (4, "give image"), (7, "something unknown"), (5, None)]
+)
+def test_what_a_model_must_be_told(tiny_parts: Any, channels: int, what: str | None) -> None:
+    pipe = conditioned(tiny_parts, channels)
+    if what is None:  # A model that fills in draws from words alone too: nothing is known.
+        assert pipe(PROMPT, seed=1).size == (16, 16)
+        return
+    with pytest.raises(UserError, match=what):
+        pipe(PROMPT)

@@ -1,0 +1,138 @@
+"""Pictures that a user gives, in every state in which they come."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mezzotint.store.pictures import Held, check_there, full_name, held, read_colours, read_depth, read_mask
+from mezzotint.types import Request, UserError
+
+RED, CLEAR = (255, 0, 0, 255), (0, 255, 0, 0)
+
+
+@pytest.fixture
+def rgba() -> Image.Image:
+    picture = Image.new("RGBA", (2, 1), RED)
+    picture.putpixel((1, 0), CLEAR)
+    return picture
+
+
+def stored(picture: Image.Image, path: Path, **settings: object) -> str:
+    picture.save(path, **settings)
+    return str(path)
+
+
+def test_what_is_transparent_is_white_in_a_picture_and_black_in_a_mask(tmp_path: Path, rgba: Image.Image) -> None:
+    name = stored(rgba, tmp_path / "a.png")
+    assert list(read_colours(name).get_flattened_data()) == [(255, 0, 0), (255, 255, 255)]
+    assert read_mask(name).getpixel((1, 0)) == 0
+
+
+def test_exif_turns_it(tmp_path: Path) -> None:
+    picture, exif = Image.new("RGB", (8, 16), "red"), Image.Exif()
+    exif[0x0112] = 6
+    assert read_colours(stored(picture, tmp_path / "a.jpg", exif=exif)).size == (16, 8)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "L", "1", "P", "LA", "CMYK", "HSV", "YCbCr"])
+def test_any_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    grey = np.full((4, 4), 128, dtype=np.uint8)
+    wide = {"I;16": np.uint16, "I": np.int32}.get(mode)
+    picture = Image.fromarray(grey) if wide is None else Image.fromarray(grey.astype(wide) * 257)
+    picture = picture.convert(mode) if wide is None else picture
+    ending = ".tiff" if mode in ("CMYK", "YCbCr", "I", "I;16") else ".png"
+    name = Held.of(picture) if mode == "HSV" else stored(picture, tmp_path / f"a{ending}")
+    found = read_colours(name)
+    assert found.mode == "RGB"
+    assert abs(int(np.asarray(found).mean()) - 128) <= (127 if mode == "1" else 2)
+
+
+def test_sixteen_bits_of_depth_are_not_cut_to_eight(tmp_path: Path) -> None:
+    values = np.arange(0, 60000, 10000, dtype=np.uint16).reshape(2, 3)
+    found = read_depth(stored(Image.fromarray(values), tmp_path / "d.png"))
+    assert np.array_equal(np.asarray(found), values.astype(np.float32))
+
+
+def test_depth_from_numpy_and_from_memory(tmp_path: Path) -> None:
+    values = np.linspace(0.5, 9.0, 12).reshape(3, 4)
+    np.save(tmp_path / "d.npy", values[None])
+    wanted = values.astype(np.float32)
+    assert np.array_equal(np.asarray(read_depth(str(tmp_path / "d.npy"))), wanted)
+    assert np.array_equal(np.asarray(read_depth(Held.of(values))), wanted)
+
+
+def test_depth_from_openexr(tmp_path: Path) -> None:
+    openexr = pytest.importorskip("OpenEXR")
+    values = np.linspace(0.5, 9.0, 12, dtype=np.float32).reshape(3, 4)
+    header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
+    with openexr.File(header, {"Z": values}) as file:
+        file.write(str(tmp_path / "d.exr"))
+    assert np.array_equal(np.asarray(read_depth(str(tmp_path / "d.exr"))), values)
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        (np.full((4, 4), np.nan), "holds NaN"),
+        (np.full((4, 4), 3.0), "is 3 everywhere"),
+        (np.ones((4, 4, 3)), "has the shape"),
+        (np.zeros((0, 4)), "has the shape"),
+    ],
+)
+def test_depth_that_says_nothing(values: np.ndarray, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        read_depth(Held.of(values))
+
+
+@pytest.mark.parametrize("ending", ["png", "npy", "exr"])
+def test_files_that_are_broken(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"a.{ending}"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    with pytest.raises(UserError, match=r"a\.") as told:
+        read_depth(str(file))
+    assert "\n" not in str(told.value)
+
+
+def test_a_picture_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.effect_noise((64, 64), 50).save(file)
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match="is damaged"):
+        read_colours(str(file))
+
+
+@pytest.mark.parametrize("name", ["none.png", "", "memory:0123", "x" * 5000])
+def test_files_that_are_not_there(name: str) -> None:
+    if name == "":
+        check_there(name)
+        return
+    with pytest.raises(UserError, match=r"There is no picture|is gone"):
+        read_colours(name)
+
+
+def test_a_picture_in_memory_has_the_name_of_what_it_holds(rgba: Image.Image) -> None:
+    name = Held.of(rgba)
+    assert name == Held.of(rgba.copy()) != Held.of(rgba.convert("RGB"))
+    request = Request(image=name)
+    assert json.loads(json.dumps(request.to_dict()))["image"] == name
+    assert request.but(steps=3).image.picture is rgba
+    for again in (copy.deepcopy(name), pickle.loads(pickle.dumps(name))):
+        assert again == name
+        assert read_colours(again).size == (2, 1)
+    with pytest.raises(UserError, match="is no picture"):
+        Held.of(object())
+
+
+def test_names_are_told_from_pictures(tmp_path: Path, rgba: Image.Image) -> None:
+    fields = held({"image": tmp_path / "a.png", "mask": rgba, "depth": "d.npy", "steps": 3})
+    assert (fields["image"], fields["depth"], fields["steps"]) == (str(tmp_path / "a.png"), "d.npy", 3)
+    assert isinstance(fields["mask"], Held)
+    assert full_name("a.png") == str(Path("a.png").absolute())
+    assert full_name(fields["mask"]) is fields["mask"]

@@ -30,7 +30,7 @@ WEIGHTINGS = ("a1111", "compel", "none")
 RESIZES = ("crop", "pad", "stretch")
 FILLS = ("original", "colours", "noise")
 DEPTHS = ("disparity", "metric")
-PICTURES = ("image", "mask", "depth")
+PICTURES = ("image", "mask", "depth", "silhouette")
 """The fields of a request that name pictures."""
 
 
@@ -147,9 +147,13 @@ class Request:
     keep_colours: bool = True
     """Take back what the autoencoder does to the mean colour of the picture, which adds up where one is drawn often."""
     depth: str = ""
-    """A depth map to draw on, for models that read one: a picture of 8 or 16 bits, an .exr or a .npy."""
+    """A depth map to draw on: a picture of 8 or 16 bits, an .exr or a .npy."""
     depth_kind: str = "disparity"
     """What large values of the depth map mean: disparity, near (bright in a picture), or metric, far."""
+    silhouette: str = ""
+    """Where things shall stand: white on black, or one grey for each of them."""
+    hint: tuple[str, ...] = ()
+    """What else lies on the picture, for models that learned it, as NAME:FILE; may be given several times."""
     image_guidance: float = 1.5
     """How closely models that change a picture by words keep to it; 1 is off."""
     upscale: str = "auto"
@@ -228,6 +232,20 @@ class Request:
         if self.mask == "" and self.extend == "" and self.only_masked is not None:
             raise UserError("There is an only_masked and no mask: give mask too.")
         sides(self.extend)
+        self.hints()
+
+    def hints(self) -> dict[str, str]:
+        """The files of what lies on the picture, by the names of hints. Raises UserError for one named twice."""
+        given = [("depth", self.depth), ("silhouette", self.silhouette)]
+        for text in self.hint:
+            name, colon, file = text.partition(":")
+            if colon == "" or name == "" or file == "":
+                raise UserError(f'The hint "{text}" names no file: write NAME:FILE.')
+            given.append((name, file))
+        files = [(name, file) for name, file in given if file != ""]
+        if len(dict(files)) < len(files):
+            raise UserError("A hint is given twice: leave one of the files out.")
+        return dict(files)
 
     def to_dict(self) -> dict[str, Any]:
         """The request as plain values, for JSON and for a picture's metadata."""

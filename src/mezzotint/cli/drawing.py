@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.cli.progress import ProgressLine
-from mezzotint.types import PICTURES, Request, UserError
+from mezzotint.types import Request, UserError
 
 if TYPE_CHECKING:
     from mezzotint.pipeline import Picture, Pipeline
@@ -103,19 +103,27 @@ def steering_files(request: Request, path: Path) -> list[Path]:
     """
     from mezzotint.sampling.guides import needs
     from mezzotint.store.classifier import classifier_files
+    from mezzotint.store.hints import hints_files
     from mezzotint.store.layout import all_model_files
     from mezzotint.store.models import resolve
 
     weak = needs(request.guide).weak
     classifier = classifier_files(path) if request.classify and path.is_dir() else []
-    return [*(file for file in classifier if file.is_file()), *([] if weak is None else all_model_files(resolve(weak)))]
+    hinted = hints_files(path) if path.is_dir() and uses_hints(request) else []
+    own = [file for file in (*classifier, *hinted) if file.is_file()]
+    return [*own, *([] if weak is None else all_model_files(resolve(weak)))]
+
+
+def uses_hints(request: Request) -> bool:
+    """Whether a request gives a model something that lies beside the latent."""
+    return bool(request.hints() or request.mask or request.extend)
 
 
 def picture_files(request: Request) -> list[Path]:
     """The pictures that a request names, by full names. Raises UserError for one that is not there."""
-    from mezzotint.store.pictures import check_there, full_name
+    from mezzotint.store.pictures import check_there, picture_names
 
-    names = [name for field in PICTURES if (name := full_name(getattr(request, field))) != ""]
+    names = picture_names(request)
     for name in names:
         check_there(name)
     return [Path(name) for name in names]

@@ -21,13 +21,15 @@ Options = TypeVar("Options")
 
 SHORT = {"out": "-o", "n": "-n"}
 """The fields that have a short flag too, in every verb."""
-ONE_EACH = {"loras": "lora", "embeddings": "embedding", "guide": "guide", "classify": "classify"}
+ONE_EACH = {"loras": "lora", "embeddings": "embedding", "guide": "guide", "classify": "classify", "hint": "hint"}
 """The fields of several values whose flag is typed once for each of them, and that flag's name."""
 METAVARS = {
     "vae": "FILE",
     "image": "FILE",
     "mask": "FILE",
     "depth": "FILE",
+    "silhouette": "FILE",
+    "hint": "NAME:FILE",
     "extend": "SIDE=N,...",
     "only_masked": "PIXELS",
     "loras": "FILE:WEIGHT",

@@ -44,6 +44,10 @@ class Options:
     """The mask, where the one that the picture names is now called otherwise."""
     depth: str | None = None
     """The depth map, where the one that the picture names is now called otherwise."""
+    silhouette: str | None = None
+    """The silhouette, where the one that the picture names is now called otherwise."""
+    hint: tuple[str, ...] | None = None
+    """What else lies on it, in the place of what the picture names, as NAME:FILE; all, in order."""
     device: str | None = None
     """Where to draw; by default where the picture was drawn, if that is here."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -60,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     from mezzotint.store.png import read_provenance
 
     image, provenance = read_provenance(options.picture)
-    given = {name: getattr(options, name) for name in ("model", "vae", "loras", "embeddings", *PICTURES)}
+    given = {name: getattr(options, name) for name in ("model", "vae", "loras", "embeddings", *PICTURES, "hint")}
     request = provenance.request.but(**{name: value for name, value in given.items() if value is not None})
     folder = located(options, request)
     check_extras(options, request)
@@ -117,6 +121,7 @@ def check_extras(options: Options, request: Request) -> None:
     extras = Extras.of(request)
     named = {"vae": [extras.vae], "loras": [use.file for use in extras.loras], "embeddings": extras.embeddings}
     named |= {name: [getattr(request, name)] for name in PICTURES}
+    named["hint"] = [text.partition(":")[2] for text in request.hint]
     for field, files in named.items():
         missing = [file for file in files if file != "" and not Path(file).exists()]
         if missing and getattr(options, field) is None:

@@ -149,9 +149,9 @@ def disparity(depth: Image.Image, kind: str) -> Image.Image:
 
 
 def depth_channel(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """[1 1 h w] from -1, far, to 1, near, of a disparity [1 1 H W]: what Stable Diffusion 2's depth model reads."""
+    """[B 1 h w] from -1, far, to 1, near, of disparities [B 1 H W]: what Stable Diffusion 2's depth model reads."""
     small = F.interpolate(depth, size=size, mode="bicubic")
-    low, high = small.amin(), small.amax()
+    low, high = small.amin(dim=(2, 3), keepdim=True), small.amax(dim=(2, 3), keepdim=True)
     return 2.0 * (small - low) / (high - low) - 1.0
 
 

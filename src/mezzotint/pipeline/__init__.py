@@ -26,14 +26,16 @@ from mezzotint.pipeline.drawing import Cancelled, Picture, Progress, Report, fin
 from mezzotint.pipeline.networks import Networks, Other
 from mezzotint.pipeline.plan import plan
 from mezzotint.store.extras import Extras, Loras, Names
-from mezzotint.store.pictures import full_name, held
-from mezzotint.types import PICTURES, Request, UserError
+from mezzotint.store.pictures import held, located
+from mezzotint.types import Request, UserError
 from mezzotint.vae.codec import Codec, to_uint8
 
 if TYPE_CHECKING:
+    from mezzotint.denoise.unet import UNet
     from mezzotint.store.attach import Attachments
     from mezzotint.store.classifier import StoredClassifier
     from mezzotint.store.folder import Parts
+    from mezzotint.store.hints import StoredHints
 
 __all__ = ["Cancelled", "Picture", "Pipeline", "Progress", "Report"]
 
@@ -60,6 +62,7 @@ class Pipeline:
         sizes: Sequence[tuple[int, int]] = (),
         defaults: Mapping[str, Any] = MappingProxyType({}),
         classifier: StoredClassifier | None = None,
+        hints: StoredHints | None = None,
         max_rows: int = 16,
     ) -> None:
         """Put the stages together.
@@ -67,7 +70,8 @@ class Pipeline:
         `name` is what requests call the model; `size`, width and height in pixels, is that of a picture whose request
         does not say, by default what the U-Net's config says it was trained at, and `sizes` are all that it was trained
         at; `defaults` are the request's fields that this model is best drawn with; `classifier` is what a request's
-        `classify` asks; `max_rows` bounds the batches of the U-Net, where a picture under guidance takes two rows.
+        `classify` asks, and `hints` what is read of pictures that lie beside the latent; `max_rows` bounds the batches
+        of the U-Net, where a picture under guidance takes two rows.
         """
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -77,10 +81,11 @@ class Pipeline:
         self.sizes = tuple(sizes) or (self.size,)
         self.defaults = defaults
         self.classifier = classifier
+        self.hints = hints
         self.max_rows = max_rows
         self.extras = Extras()
         self._attached: Attachments | None = None
-        self.networks = Networks(denoiser, self._other, max_rows=max_rows)
+        self.networks = self._networks()
         """The denoisers that rows of its pictures ask for."""
         self.before_drawing: Callable[[], object] = lambda: None
         """Called before pictures are drawn: `load` puts off looking through large weights until then."""
@@ -102,9 +107,9 @@ class Pipeline:
             sizes=facts.sizes,
             defaults=facts.defaults,
             classifier=parts.classifier,
+            hints=parts.hints,
         )
-        width, height = pipe.size
-        pipe.denoiser.unet = packed(parts.unet, (height // codec.factor, width // codec.factor))
+        pipe.denoiser.unet = pipe._packed(parts.unet)
         return pipe
 
     @property
@@ -120,7 +125,7 @@ class Pipeline:
         for vae in {self.codec.autoencoder, *own}:
             upcast = vae.config.force_upcast and dtype == torch.float16
             vae.to(device=device, dtype=torch.float32 if upcast else dtype)
-        self.networks = Networks(self.denoiser, self._other, max_rows=self.max_rows)
+        self.networks = self._networks()
         return self
 
     def use(
@@ -140,6 +145,7 @@ class Pipeline:
         if self._attached is not None:
             self._attached.set(extras)
             self.codec, self.extras = Codec(self._attached.vae), extras
+            self.networks = self._networks()  # The U-Net that reads hints has weights of its own.
         return self
 
     def request(self, prompt: str, **given: Any) -> Request:
@@ -247,8 +253,8 @@ class Pipeline:
 
     def named(self, request: Request) -> Request:
         """The request with this model's name, where it has one, and full names of all files that it depends on."""
-        changes = {name: full_name(getattr(request, name)) for name in PICTURES}
-        return self.extras.on(request.but(**changes | ({} if self.name == "" else {"model": self.name})))
+        request = located(request)
+        return self.extras.on(request if self.name == "" else request.but(model=self.name))
 
     def _other(self, name: str) -> Other:
         """Another model on this one's device, as precise."""
@@ -257,6 +263,21 @@ class Pipeline:
 
         parts = load_parts(resolve(name), self.device, self.denoiser.unet.dtype)
         return Other(Denoiser(parts.unet, parts.schedule), parts.conditioner())
+
+    def _networks(self) -> Networks:
+        """Its denoisers, none of them made yet."""
+        return Networks(self.denoiser, self._other, self._hinted, max_rows=self.max_rows)
+
+    def _hinted(self) -> UNet:
+        """The U-Net that reads hints beside the latent."""
+        assert self.hints is not None
+        with torch.inference_mode(False):
+            return self._packed(self.hints.unet(self.denoiser.unet))
+
+    def _packed(self, unet: UNet) -> UNet:
+        """A U-Net laid out, on a CPU, for pictures of the model's own size."""
+        width, height = self.size
+        return packed(unet, (height // self.codec.factor, width // self.codec.factor))
 
     def _trained_size(self) -> tuple[int, int]:
         """Width and height in pixels that the U-Net's config tells of, or the autoencoder's."""

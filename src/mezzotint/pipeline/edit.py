@@ -6,14 +6,15 @@ mask ----------------------------------------> where the walk repaints, where th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 from torch import Tensor
 
 from mezzotint.conditioning import canvas
 from mezzotint.conditioning.canvas import Box, Size
+from mezzotint.conditioning.hints import hint_named
 from mezzotint.sampling import sizes
 from mezzotint.store import pictures
 from mezzotint.types import Request, UserError, sides
@@ -42,8 +43,8 @@ class Edit:
     """The picture to begin from, [1 3 H W] in [-1, 1]."""
     mask: Tensor | None = None
     """[1 1 H W], 1 where it is drawn anew and 0 where it stays."""
-    depth: Tensor | None = None
-    """[1 1 H W], large where it is near."""
+    hints: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """The planes [1 1 H W] of what lies on it, by name."""
     back: Back | None = None
     """None where the whole picture is drawn."""
 
@@ -58,6 +59,7 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
 
     `factor` is pixels a place of its latents. Raises UserError for a picture that cannot be read or means nothing.
     """
+    given = request.hints()
     image = pictures.read_colours(request.image) if request.image != "" else None
     mask = _mask(request, image)
     if image is not None and any(around := sides(request.extend)):
@@ -66,7 +68,7 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
     size = _size(request, native if image is None else image.size)
     if image is not None:
         image = canvas.fitted(image, size, request.resize)
-    depth = _depth(request, size)
+    hints = {name: canvas.fitted(_plane(request, name, file), size, request.resize) for name, file in given.items()}
     back = None
     if image is not None and mask is not None:
         mask = canvas.fitted(mask, size, request.resize)
@@ -83,9 +85,8 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
         edit = replace(edit, pixels=canvas.to_pixels(_placed(image, box, part, drawn)))
     if mask is not None:
         edit = replace(edit, mask=canvas.to_plane(_placed(mask, box, part, drawn)))
-    if depth is not None:
-        edit = replace(edit, depth=canvas.to_plane(_placed(depth, box, part, drawn)))
-    return edit
+    planes = {name: canvas.to_plane(_placed(plane, box, part, drawn)) for name, plane in hints.items()}
+    return replace(edit, hints=planes)
 
 
 def _size(request: Request, own: Size) -> Size:
@@ -116,12 +117,11 @@ def _mask(request: Request, image: Image.Image | None) -> Image.Image | None:
     return mask.resize(image.size, Image.Resampling.LANCZOS)
 
 
-def _depth(request: Request, size: Size) -> Image.Image | None:
-    """The depth map, large values near, at the size of the picture."""
-    if request.depth == "":
-        return None
-    depth = canvas.disparity(pictures.read_depth(request.depth), request.depth_kind)
-    return canvas.fitted(depth, size, request.resize)
+def _plane(request: Request, name: str, file: str) -> Image.Image:
+    """The plane of a hint, as it is given. Raises UserError for a hint that there is not."""
+    hint = hint_named(name)
+    picture = pictures.READERS[hint.kind](file)
+    return hint.given(canvas.disparity(picture, request.depth_kind) if hint.kind == "depth" else picture)
 
 
 def _alpha(mask: Image.Image, reach: int) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.perturbed import perturbed
+from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.sampling.loop import Denoises
 from mezzotint.sampling.upscale import reaching
@@ -30,6 +31,8 @@ class Wanted(NamedTuple):
     """Whether its coarsest self-attention is taken away."""
     model: str = ""
     """Another model, by its name."""
+    hinted: bool = False
+    """Whether it reads hints beside the latent."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,16 @@ class Other:
 class Networks:
     """The denoisers around one U-Net, each made when it is first asked for; all share the U-Net's parameters."""
 
-    def __init__(self, denoiser: Denoiser, load: Callable[[str], Other], *, max_rows: int) -> None:
-        """`load` reads another model, by its name; no call of a network has more than `max_rows` rows."""
+    def __init__(
+        self, denoiser: Denoiser, load: Callable[[str], Other], hinted: Callable[[], UNet], *, max_rows: int
+    ) -> None:
+        """`load` reads another model, by its name, and `hinted` makes the U-Net that reads hints; no call of a network
+        has more than `max_rows` rows.
+        """
         self._own = denoiser
         self._load = load
+        self._make_hinted = hinted
+        self._hinted: UNet | None = None
         self._max_rows = max_rows
         self._made: dict[Wanted, Denoises] = {}
         self._others: dict[str, Other] = {}
@@ -66,7 +75,7 @@ class Networks:
 
     def get(self, wanted: Wanted) -> Denoises | None:
         """The denoiser, the same object at every call; none where it is the model's own."""
-        plain = wanted.way == "none" and not wanted.perturbed and not wanted.model
+        plain = wanted.way == "none" and not wanted.perturbed and not wanted.model and not wanted.hinted
         if plain and wanted.schedule == self._own.schedule:
             return None
         if wanted not in self._made:
@@ -74,6 +83,16 @@ class Networks:
         return self._made[wanted]
 
     def _make(self, wanted: Wanted) -> Denoises:
-        base = self.other(wanted.model).denoiser if wanted.model else Denoiser(self._own.unet, wanted.schedule)
+        if wanted.model:
+            base = self.other(wanted.model).denoiser
+        else:
+            base = Denoiser(self.hinted if wanted.hinted else self._own.unet, wanted.schedule)
         unet = perturbed(base.unet) if wanted.perturbed else base.unet
         return reaching(Denoiser(unet, base.schedule), wanted.way, wanted.trained, self._max_rows)
+
+    @property
+    def hinted(self) -> UNet:
+        """The model's U-Net that reads hints, made when it is first asked for."""
+        if self._hinted is None:
+            self._hinted = self._make_hinted()
+        return self._hinted

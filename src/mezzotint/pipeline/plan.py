@@ -58,6 +58,8 @@ class Plan:
     """One walk, or several beyond the size that the model knows."""
     edit: Edit
     """Its pictures, and how what is drawn becomes the one that is asked for."""
+    layout: start.Layout
+    """What its U-Net reads beside the latent."""
     anew: bool
     """Whether it begins from noise alone."""
     guidance: Guidance
@@ -83,8 +85,7 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
 
     Raises UserError for what the model cannot draw or its request cannot mean, before anything is computed.
     """
-    channels = pipe.denoiser.unet.config.spatial_channels
-    start.check(request, channels)
+    layout = start.layout(pipe, request)
     factor = pipe.codec.factor
     native = pipe.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
     edit = edits.read(request, native, pipe.sizes, factor)
@@ -101,9 +102,9 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     spacing = Spacing.parse(request.schedule)
     schedule = spacing.table(pipe.denoiser.schedule)
     sigmas = spacing.walk(schedule, request.steps, ddim=request.sampler == "ddim")
-    strength = start.strength(request, channels)
+    strength = start.strength(request, layout)
     sigmas = begun(sigmas, strength)
-    one_walk = edit.pixels is not None or channels > 0
+    one_walk = edit.pixels is not None or bool(layout.names)
     way = upscale.way(request.upscale, size, pipe.sizes)
     if (noise is not None or one_walk) and way in ("two-pass", "tiles"):
         if request.upscale != "auto":
@@ -111,14 +112,14 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
             raise UserError(f"{what} starts one walk: choose upscale none or dilated.")
         way = "none"
     passes = upscale.passes(way, size, pipe.sizes, factor, sigmas, schedule)
-    wanted = Wanted(schedule, way, upscale.places(sizes.nearest(size, pipe.sizes), factor))
+    wanted = Wanted(schedule, way, upscale.places(sizes.nearest(size, pipe.sizes), factor), hinted=layout.learned)
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
     guidance = guides.guided(request.guide, request.guidance, weights, prediction=schedule.prediction_type)
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)
-    if channels == start.PICTURE:
+    if start.PICTURE in layout.names:
         guidance = TowardsPicture(guidance, request.image_guidance)
         rows = {**rows, "blank": rows["uncond"]}
-    return Plan(index, request, sampler, passes, edit, strength == 1.0, guidance, rows, noise)
+    return Plan(index, request, sampler, passes, edit, layout, strength == 1.0, guidance, rows, noise)
 
 
 def _rows(pipe: Pipeline, request: Request, wanted: Wanted, steps: int) -> tuple[tuple[float, ...], dict[str, Row]]:

@@ -18,9 +18,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.conditioning import canvas
+from mezzotint.conditioning.hints import INPAINT, channels, hint_named
 from mezzotint.pipeline.edit import Edit, surrounded
 from mezzotint.sampling.guidance import Guidance
 from mezzotint.sampling.known import Known
@@ -31,30 +33,50 @@ if TYPE_CHECKING:
     from mezzotint.pipeline import Pipeline
     from mezzotint.pipeline.plan import Plan
 
-DEPTH, PICTURE, INPAINT = 1, 4, 5
-"""How many channels a U-Net reads beside the latent's, by what they are."""
-WORDS_ALONE = 0
+PICTURE = "picture"
+"""The picture to change, for models that change one by words."""
+BESIDE: dict[int, tuple[str, ...]] = {0: (), 1: ("depth",), 4: (PICTURE,), 5: (INPAINT,)}
+"""What U-Nets from elsewhere read beside the latent, by the number of channels."""
 STRENGTH = 0.75
 """How much of a picture is drawn anew where nothing is said."""
 
 
-def check(request: Request, channels: int) -> None:
-    """Raise UserError for pictures that a U-Net with so many channels beside the latent's cannot use, or lacks."""
-    if channels not in (WORDS_ALONE, DEPTH, PICTURE, INPAINT):
+@dataclass(frozen=True)
+class Layout:
+    """What the U-Net reads beside the latent for a request."""
+
+    names: tuple[str, ...] = ()
+    """In the order of its channels."""
+    learned: bool = False
+    """Whether that is by the model's hints, which a picture without any does not need."""
+
+
+def layout(pipe: Pipeline, request: Request) -> Layout:
+    """What lies beside the latent. Raises UserError for what this model cannot read, or has to be given."""
+    channels = pipe.denoiser.unet.config.spatial_channels
+    if channels not in BESIDE:
         raise UserError(f"This model reads {channels} channels of something unknown beside the latent: choose another.")
-    if request.depth != "" and channels != DEPTH:
-        raise UserError("This model reads no depth map: leave depth out, or choose a model that was trained for it.")
-    if request.depth == "" and channels == DEPTH:
+    names, given = BESIDE[channels], set(request.hints())
+    known = set(names) if pipe.hints is None or channels > 0 else set(pipe.hints.names)
+    if not given <= known:
+        name = sorted(given - known)[0]
+        raise UserError(f"This model reads no {name}: leave it out, or choose a model that was trained for it.")
+    if names == ("depth",) and not given:
         raise UserError("This model draws on a depth map: give depth.")
-    if request.image == "" and channels == PICTURE:
+    if names == (PICTURE,) and request.image == "":
         raise UserError("This model changes a picture by words: give image.")
+    if request.mask != "" or request.extend != "":
+        given.add(INPAINT)
+    if channels == 0 and pipe.hints is not None and given & known:
+        return Layout(pipe.hints.names, learned=True)
+    return Layout(names)
 
 
-def strength(request: Request, channels: int) -> float:
+def strength(request: Request, layout: Layout) -> float:
     """How much is drawn anew: what is asked for, or by the mode. A model that reads the picture begins from noise."""
     if request.strength is not None:
         return request.strength
-    whole = request.image == "" or request.mask != "" or request.extend != "" or channels == PICTURE
+    whole = request.image == "" or request.mask != "" or request.extend != "" or layout.names == (PICTURE,)
     return 1.0 if whole else STRENGTH
 
 
@@ -95,13 +117,12 @@ def start(pipe: Pipeline, plan: Plan, noise: Callable[[Sequence[int]], Tensor]) 
     n = noise((1, codec.channels, *first.size))
     if plan.noise is not None:
         n = plan.noise.detach().to(pipe.device, torch.float32)
-    sigma, channels = first.sigmas[0], pipe.denoiser.unet.config.spatial_channels
-    spatial = beside(codec, edit, channels, first.size)
-    spatial = None if spatial is None else spatial.to(pipe.device)
+    sigma, names = first.sigmas[0], plan.layout.names
+    spatial = beside(codec, edit, names, first.size).to(pipe.device) if names else None
     # The deviation of x0 + sigma * n where x0, unknown yet, has unit variance: at sigma 4096 it is sigma.
     x = math.hypot(1.0, sigma) * n
     pixels, mask = edit.pixels, edit.mask
-    ignored = plan.anew and mask is None and channels != PICTURE
+    ignored = plan.anew and mask is None and PICTURE not in names
     if pixels is None or ignored:
         return Start(x, spatial=spatial)
     shift = _shift(codec, pixels) if plan.request.keep_colours else None
@@ -114,24 +135,34 @@ def start(pipe: Pipeline, plan: Plan, noise: Callable[[Sequence[int]], Tensor]) 
         begun = latent.lerp(noise(tuple(latent.shape)), repaint)
     if not plan.anew:
         x = begun + sigma * n
-    known = None if channels == INPAINT else repaint
+    known = None if INPAINT in names else repaint
     return Start(x, latent, known, spatial, shift)
 
 
-def beside(codec: Codec, edit: Edit, channels: int, size: tuple[int, int]) -> Tensor | None:
-    """What a U-Net with so many channels beside the latent's reads in them, [1 S h w]; none where it has none."""
-    if channels == DEPTH and edit.depth is not None:
-        return canvas.depth_channel(edit.depth, size)
-    if channels == PICTURE and edit.pixels is not None:
-        return codec.unscale(codec.encode(edit.pixels)).float()  # As it was trained, without the scaling factor.
-    if channels == INPAINT:
-        height, width = (side * codec.factor for side in size)
-        pixels = torch.zeros(1, 3, height, width) if edit.pixels is None else edit.pixels
-        mask = torch.ones(1, 1, height, width) if edit.mask is None else edit.mask
-        mask = (mask >= 0.5).float()
-        kept = codec.encode(pixels * (1.0 - mask)).float()
-        return torch.cat([torch.nn.functional.interpolate(mask, size=size).to(kept), kept], dim=1)
-    return None
+def beside(codec: Codec, edit: Edit, names: Sequence[str], size: tuple[int, int]) -> Tensor:
+    """What a U-Net reads beside the latent, [1 S h w], in the order of the names; zero where it is not given."""
+    parts: list[Tensor] = []
+    for name in names:
+        if name == PICTURE and edit.pixels is not None:
+            parts.append(codec.unscale(codec.encode(edit.pixels)))  # As it was trained, without the scaling factor.
+        elif name == INPAINT and (edit.mask is not None or len(names) == 1):
+            pixels = torch.zeros(1, 3, *(side * codec.factor for side in size)) if edit.pixels is None else edit.pixels
+            parts.append(inpainting(codec, pixels, torch.ones_like(pixels[:, :1]) if edit.mask is None else edit.mask))
+        elif name in edit.hints:
+            parts.append(hint_named(name).reads(edit.hints[name], size))
+        else:
+            parts.append(torch.zeros(1, channels(name), *size))
+    return torch.cat([part.float().cpu() for part in parts], dim=1)
+
+
+def inpainting(codec: Codec, pixels: Tensor, mask: Tensor) -> Tensor:
+    """The mask [B 1 H W] at the latent's size, from the nearest pixels, and the latent of what it leaves, [B 5 h w].
+
+    As Stable Diffusion's models for inpainting read it: grey is where the mask is.
+    """
+    mask = (mask >= 0.5).float()
+    kept = codec.encode(pixels * (1.0 - mask)).float()
+    return torch.cat([F.interpolate(mask, size=kept.shape[2:]).to(kept), kept], dim=1)
 
 
 def _shift(codec: Codec, pixels: Tensor) -> Tensor:

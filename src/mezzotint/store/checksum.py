@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from mezzotint.store.layout import CLASSIFIER, all_model_files
+from mezzotint.store.layout import CLASSIFIER, HINTS, all_model_files
 from mezzotint.types import UserError
 
 CHUNK = 2**20
@@ -115,11 +115,19 @@ class Checksums:
     def check(self, told: dict[str, str]) -> None:
         """Raise UserError naming the first file whose sum is not what it is told to be.
 
-        The classifier's are checked when it is read.
+        The classifier's and the hints' are checked when they are read.
         """
         for name, digest in told.items():
-            if not name.startswith(f"{CLASSIFIER}/") and self.sums.get(name) != digest:
+            if name.split("/")[0] not in (CLASSIFIER, HINTS) and self.sums.get(name) != digest:
                 raise damaged(self._folder / name)
+
+
+def check_folder(folder: Path, sums: dict[str, str]) -> None:
+    """Raise UserError naming the first file in a folder whose sum is not what it is told to be."""
+    for name, digest in sums.items():
+        path = folder / name
+        if not path.is_file() or file_sum(path).sha256 != digest:
+            raise damaged(path)
 
 
 def damaged(path: Path) -> UserError:

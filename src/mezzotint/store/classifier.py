@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mezzotint.store.checksum import damaged, file_sum
+from mezzotint.store.checksum import check_folder
 from mezzotint.store.facts import described, read_json
 from mezzotint.store.layout import CLASSIFIER
 
@@ -81,8 +81,5 @@ def load_classifier(folder: Path) -> Classifier:
 
 def _checked(folder: Path, sums: dict[str, str]) -> Classifier:
     """That of a model's folder. Raises UserError also where a file has another sum than is told."""
-    for name, digest in sums.items():
-        path = folder / name
-        if name.startswith(f"{CLASSIFIER}/") and (not path.is_file() or file_sum(path).sha256 != digest):
-            raise damaged(path)
+    check_folder(folder, {name: digest for name, digest in sums.items() if name.startswith(f"{CLASSIFIER}/")})
     return load_classifier(folder / CLASSIFIER)

@@ -21,7 +21,8 @@ from mezzotint.store.carried import carried_in_folder
 from mezzotint.store.checksum import Checksums
 from mezzotint.store.classifier import classifier_in, save_classifier
 from mezzotint.store.facts import described, read_facts, read_json, write_facts, write_json
-from mezzotint.store.layout import is_model_folder
+from mezzotint.store.hints import hints_in, save_hints
+from mezzotint.store.layout import HINTS, is_model_folder
 from mezzotint.store.part import SHARD, save_part
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import Entry, carried_along, layout_of, model_index
@@ -92,6 +93,7 @@ def load_folder(
         facts=facts,
         carried={part: carried_in_folder(folder / part, entry) for part, entry in carried_along(index).items()},
         classifier=classifier_in(folder, facts.sha256),
+        hints=hints_in(folder, facts.sha256),
         leftover={} if rest is None else rest.leftover(),
     )
     check_fit(folder, parts)
@@ -140,6 +142,8 @@ def save_folder(
             files += save_text(text, (folder / words, folder / encoder), dtype, shard)
         if parts.classifier is not None:
             files += save_classifier(parts.classifier(), folder, dtype)
+        if parts.hints is not None:
+            files += save_hints(parts.hints.names, parts.hints.tensors, folder / HINTS, dtype)
         wholes = dict(zip(layout.encoders, filter(None, (parts.text_encoder, parts.text_encoder_2)), strict=True))
         saved = dict(zip(layout.encoders, (encoder for _, encoder in texts), strict=True))
         files += write_rest(wholes, saved, parts.leftover, folder, dtype)

@@ -14,9 +14,10 @@ from mezzotint.denoise.config import UNetConfig
 from mezzotint.store.classifier import has_classifier
 from mezzotint.store.facts import FILE_NAME, described, read_facts, read_json
 from mezzotint.store.header import Header, read_header
+from mezzotint.store.hints import hints_in
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import KINDS, Glance, kind_of
-from mezzotint.store.layout import CLASSIFIER, REST, STEMS, weight_headers
+from mezzotint.store.layout import CLASSIFIER, HINTS, REST, STEMS, weight_headers
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.pipelines import CLIP
@@ -47,6 +48,8 @@ def folder_told(folder: Path) -> dict[str, Any]:
             unused += [f"{name}: {tensor}" for tensor in shapes if tensor not in wanted]
     if has_classifier(folder):
         parts[CLASSIFIER] = {"class": CLASS_NAME, **weights_told(weight_headers(folder / CLASSIFIER))}
+    if (hints := hints_in(folder, {})) is not None:
+        parts[HINTS] = {"class": ", ".join(hints.names), **weights_told(weight_headers(folder / HINTS))}
     return {
         "path": str(folder),
         "layout": "diffusers folder",

@@ -35,6 +35,8 @@ VARIANTS = {
 
 CLASSIFIER = "classifier"
 """The folder of our own classifier of noisy latents, where diffusers does not look."""
+HINTS = "hints"
+"""That of what was learned of hints."""
 
 INDEX = "model_index.json"
 EMPTY_NEGATIVE = "force_zeros_for_empty_prompt"

@@ -17,6 +17,7 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.carried import Carried
 from mezzotint.store.classifier import StoredClassifier
 from mezzotint.store.facts import Facts
+from mezzotint.store.hints import StoredHints
 from mezzotint.store.pipelines import LATENT_DIFFUSION, ONE_TEXT, SECOND_TEXT, TWO_TEXTS, Layout
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.types import UserError
@@ -48,6 +49,8 @@ class Parts:
     """Parts that are not read here and that it is not saved without."""
     classifier: StoredClassifier | None = None
     """What steers by looking for things in the noisy latent, if the model has it; `parts.classifier(device)` loads."""
+    hints: StoredHints | None = None
+    """What it has learned of pictures that lie beside the latent, if it has."""
     leftover: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Tensors of a single file that no part has, by name, which it is not written again without."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image, ImageOps
 
-from mezzotint.types import PICTURES, UserError
+from mezzotint.types import PICTURES, Request, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +71,19 @@ def _name(given: Any) -> str:
     return str(given) if isinstance(given, Path) else given if isinstance(given, str) else Held.of(given)
 
 
+def located(request: Request) -> Request:
+    """The request with full names of its pictures."""
+    hint = tuple(f"{name}:{full_name(file)}" for name, _, file in (text.partition(":") for text in request.hint))
+    return request.but(hint=hint, **{name: full_name(getattr(request, name)) for name in PICTURES})
+
+
+def picture_names(request: Request) -> list[str]:
+    """The full names of a request's pictures, in the order of its fields."""
+    found = located(request)
+    hint = [text.partition(":")[2] for text in found.hint]
+    return [name for name in (*(getattr(found, field) for field in PICTURES), *hint) if name != ""]
+
+
 def full_name(name: str) -> str:
     """The name from wherever one stands; that of a picture in memory is itself."""
     return name if name == "" or name.startswith(IN_MEMORY) else str(Path(name).expanduser().absolute())
@@ -125,6 +138,10 @@ def read_depth(name: str) -> Image.Image:
     if values.min() == values.max():
         raise UserError(f"The depth map {name} is {values.flat[0]:g} everywhere, which says nothing: give another.")
     return Image.fromarray(values, mode="F")
+
+
+READERS = {"colours": read_colours, "mask": read_mask, "depth": read_depth}
+"""How a picture is read, by what it is taken for."""
 
 
 def check_there(name: str) -> None:

@@ -16,16 +16,19 @@ from mezzotint.training.run import SAMPLE_PROMPTS, Run, sample_prompts
 SHARD = 15 * 2**20
 """The most bytes in one weight file of what is trained here: repositories take such files as they are."""
 
+ADDED = ("classifier", "hints")
+"""The stages whose results stand beside a model and change nothing else of it."""
+
 
 def assemble(run: Run) -> Path:
     """The model in RUN/model from the finished stages; the fine-tuned decoder is taken where there is one.
 
     It is called what the recipe is called, and says of itself how its stages were trained. Where the run has a
-    classifier alone, for a model begun from, that model is written once more with it. Raises UserError where a stage is
-    not finished.
+    classifier or hints alone, for a model begun from, that model is written once more with them. Raises UserError where
+    a stage is not finished.
     """
-    if run.parts is not None and run.has("classifier") and not run.has("unet"):
-        return _with_classifier(run, run.parts)
+    if run.parts is not None and not run.has("unet") and any(run.has(name) for name in ADDED):
+        return _with_added(run, run.parts)
     run.need("unet")
     conditioner = run.conditioner()
     facts = Facts(
@@ -45,20 +48,22 @@ def assemble(run: Run) -> Path:
         schedule=described(NoiseSchedule.from_dict, run.need("unet") / "scheduler_config.json"),
         facts=facts,
         classifier=run.classifier(),
+        hints=run.hints(),
     )
     target = run.folder / "model"
     save_folder(parts, target, card=model_card(run), dtype=torch.float16, shard=SHARD)
     return target
 
 
-def _with_classifier(run: Run, parts: Parts) -> Path:
-    """The model begun from, which stays what it is but for its classifier."""
+def _with_added(run: Run, parts: Parts) -> Path:
+    """The model begun from, which stays what it is but for what stands beside it."""
     assert run.start is not None
-    told = read_json(run.folder / "recipe.json")["classifier"]
-    facts = replace(parts.facts, recipe={**parts.facts.recipe, "classifier": told})
+    recipe = read_json(run.folder / "recipe.json")
+    told = {name: recipe[name] for name in ADDED if run.has(name)}
+    facts = replace(parts.facts, recipe={**parts.facts.recipe, **told})
     card, target = run.start / "README.md", run.folder / "model"
     save_folder(
-        replace(parts, classifier=run.classifier(), facts=facts),
+        replace(parts, classifier=run.classifier(), hints=run.hints(), facts=facts),
         target,
         card=card.read_text(encoding="utf-8") if card.is_file() else None,
         dtype=torch.float16,
@@ -90,7 +95,7 @@ def model_card(run: Run) -> str:
         prompt, licence = sample_prompts(run.pictures())[0].replace('"', "'"), ""
         learnt_from, knows = "a folder of captioned pictures", "It knows what those pictures show."
     names = {"vae": "autoencoder", "clip": "text and image towers", "unet": "U-Net", "decoder": "decoder alone"}
-    names["classifier"] = "classifier"
+    names |= {"classifier": "classifier", "hints": "hints"}
     seen = ", ".join(
         f"{name} {told[stage]['fit']['images']}" for stage, name in names.items() if run.has(stage) and stage in told
     )

@@ -6,6 +6,7 @@ many pictures were seen, and a resumed run sees what an uninterrupted one would 
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,17 +50,22 @@ class StillLife:
     """
 
     SHARD = 4096
+    SEED = 1
 
-    def __init__(self, folder: Path, count: int, size: int, seed: int = 1) -> None:
-        self.size, self.count = size, count
+    def __init__(self, folder: Path, count: int, size: int, seed: int = SEED) -> None:
+        self.size, self.count, self.seed = size, count, seed
         self.identity = f"still life: {count} scenes of {size} pixels, seed {seed}"
-        rows = min(count, self.SHARD)
-        shards = [self.shard(folder, size, seed, number, rows) for number in range(-(-count // self.SHARD))]
+        shards = [self.shard(folder, size, seed, *each) for each in self.shards(count)]
         self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
         self._shards = [scenes for _, scenes in shards]
         self._shares: dict[tuple[int, int], Tensor] = {}
         self._scenes = [scene for _, scenes in shards for scene in scenes.describe()][:count]
         self._mirrored = [scene for _, scenes in shards for scene in scenes.mirrored().describe()][:count]
+
+    @classmethod
+    def shards(cls, count: int) -> list[tuple[int, int]]:
+        """The number of every shard of so many scenes, and its rows."""
+        return [(number, min(count, cls.SHARD)) for number in range(-(-count // cls.SHARD))]
 
     @classmethod
     def shard(cls, folder: Path, size: int, seed: int, number: int, rows: int = SHARD) -> tuple[Path, Scenes]:
@@ -77,14 +83,14 @@ class StillLife:
 
     def pixels(self, index: Tensor) -> Tensor:
         """As `Pictures.pixels`."""
-        places = self._places(index)
+        places = self.places(index)
         chosen = torch.from_numpy(np.stack([self._pixels[shard][row] for shard, row in places]))
         mirrored = (index >= self.count)[:, None, None, None]
         return torch.where(mirrored, chosen.flip(3), chosen).float().div_(127.5).sub_(1)
 
     def cells(self, index: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """What stands where: shape and colour [B 4] of each solid, and its share [B 4 side side] of every cell."""
-        places = self._places(index)
+        places = self.places(index)
         shares = torch.stack([self._shares_of(shard, side)[row] for shard, row in places]).float() / 255
         mirrored = (index >= self.count)[:, None, None, None]
         shape, colour, _ = self.solids(index)
@@ -92,12 +98,16 @@ class StillLife:
 
     def solids(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shape and colour [B 4] of each solid, and whether there is one, as `Scenes` has them."""
-        places = self._places(index)
+        places = self.places(index)
         shape = torch.stack([self._shards[shard].shape[row] for shard, row in places])
         colour = torch.stack([self._shards[shard].colour[row] for shard, row in places])
         return shape, colour, torch.stack([self._shards[shard].present[row] for shard, row in places])
 
-    def _places(self, index: Tensor) -> list[tuple[int, int]]:
+    def scenes(self, shard: int) -> Scenes:
+        """The scenes of a shard."""
+        return self._shards[shard]
+
+    def places(self, index: Tensor) -> list[tuple[int, int]]:
         """The shard and the row of each, or of what it mirrors."""
         return [divmod(i % self.count, self.SHARD) for i in index.tolist()]
 
@@ -126,7 +136,7 @@ class StillLife:
 
 
 def _render_to(path: Path, scenes: Scenes, size: int) -> None:
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")
     store = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(scenes), 3, size, size))
     for start in range(0, len(scenes), 256):
         drawn = render(scenes.take(slice(start, start + 256)), size).pixels

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, cast, get_type_hints
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig, CLIPVisionConfig
+from mezzotint.conditioning.hints import INPAINT, channels
 from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.noise.schedule import NoiseSchedule
@@ -136,6 +137,33 @@ class ClassifierRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HintsRecipe:
+    """What a U-Net, which stays as it is, learns to read beside the latent."""
+
+    names: tuple[str, ...] = (INPAINT, "depth", "silhouette")
+    """The hints, in the order of the channels."""
+    rank: int = 16
+    """That of the changes to the U-Net's layers."""
+    caption_dropout: float = 0.1
+    focus: float = 0.85
+    """As in the U-Net's recipe."""
+    fit: FitConfig = field(default_factory=lambda: FitConfig(images=100_000, batch=64, ema=4000, fall=1.0))
+
+    def __post_init__(self) -> None:
+        """Raise UserError for hints that there are not, and for numbers that cannot be."""
+        for name in self.names:
+            channels(name)
+        if not self.names or len(set(self.names)) < len(self.names) or self.rank < 1:
+            raise UserError(
+                f"names is {list(self.names)} and rank {self.rank}: name hints, each once, and a rank above 0."
+            )
+        if not (0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1):
+            raise UserError(
+                f"caption_dropout is {self.caption_dropout} and focus {self.focus}; both must be from 0 to 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All stages of a model. Sizes in pixels; progress in images."""
 
@@ -149,6 +177,7 @@ class Recipe:
     unet: UNetRecipe
     decoder: DecoderRecipe
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
+    hints: HintsRecipe = field(default_factory=HintsRecipe)
     encoder: str = ""
     """A text encoder that the library transformers loads, a folder or a hub id, in place of the text tower of the clip
     stage; the empty text is none."""

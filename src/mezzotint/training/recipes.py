@@ -15,6 +15,7 @@ from mezzotint.training.recipe import (
     ClassifierRecipe,
     CLIPRecipe,
     DecoderRecipe,
+    HintsRecipe,
     Recipe,
     UNetRecipe,
     VAERecipe,
@@ -66,6 +67,7 @@ def debug() -> Recipe:
         unet=UNetRecipe(network=_unet(32, (32, 32), (False, True), 32), fit=quick),
         decoder=DecoderRecipe(crop=32, fit=quick),
         classifier=_classifier((16, 16), (1, 2), quick, heads=2, groups=4),
+        hints=HintsRecipe(rank=2, fit=quick),
         defaults={"steps": 2, "guidance": 2.0, "sampler": "euler"},
     )
 

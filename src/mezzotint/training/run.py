@@ -3,7 +3,7 @@
 RUN/recipe.json   the resolved recipe; "recipe", the name of the one it was changed from; "data", the folder of pictures
                   that is learned from, null for the still life; "start", the model that each stage began from, if any
 RUN/data/         rendered scenes
-RUN/vae/ clip/ unet/ decoder/ classifier/   each: the trained part, checkpoint.pt, log.jsonl, samples/
+RUN/vae/ clip/ unet/ decoder/ classifier/ hints/   each: the trained part, checkpoint.pt, log.jsonl, samples/
 RUN/model/        the model, in the diffusers layout, with its card
 """
 
@@ -21,8 +21,10 @@ from mezzotint.conditioning.foreign import LENGTH, load_encoder, load_tokenizer
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
+from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.classifier import StoredClassifier, load_classifier
 from mezzotint.store.folder import Parts, described
+from mezzotint.store.hints import StoredHints, load_hints
 from mezzotint.store.load import load_parts
 from mezzotint.store.part import load_part
 from mezzotint.text.tokenizer import Tokenizer
@@ -66,15 +68,14 @@ class Run:
     report: Callable[[str, Progress], None] = lambda _stage, _progress: None
 
     def pictures(self) -> Pictures:
-        """What the run learns from; of several processes the first renders it."""
+        """What the run learns from; of several processes each renders its share."""
         if self.pictures_from is not None:
             return Folder(self.pictures_from, self.recipe.size)
-        if not workers.leads():
-            workers.wait()
-        pictures = StillLife(self.folder / "data", self.recipe.scenes, self.recipe.size)
-        if workers.leads():
-            workers.wait()
-        return pictures
+        folder, size, scenes = self.folder / "data", self.recipe.size, self.recipe.scenes
+        for number, rows in StillLife.shards(scenes)[workers.rank() :: workers.count()]:
+            StillLife.shard(folder, size, StillLife.SEED, number, rows)
+        workers.wait()
+        return StillLife(folder, scenes, size)
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
@@ -131,6 +132,22 @@ class Run:
         folder = self.need("unet")
         config = described(UNetConfig.from_dict, folder / "config.json")
         return load_part(lambda: UNet(config), folder)
+
+    def denoiser(self) -> tuple[UNet, NoiseSchedule]:
+        """The trained U-Net, or else that of the model begun from, fixed, in float32, and its schedule.
+
+        Raises UserError where there is neither.
+        """
+        if self.parts is not None and not self.has("unet"):
+            return self.parts.unet, self.parts.schedule
+        schedule = described(NoiseSchedule.from_dict, self.need("unet") / "scheduler_config.json")
+        return self.unet(), schedule
+
+    def hints(self) -> StoredHints | None:
+        """What was learned of hints, or else by the model begun from, if its U-Net is the same."""
+        if self.has("hints"):
+            return load_hints(self.stage("hints"))
+        return None if self.parts is None or self.has("unet") else self.parts.hints
 
     def classifier(self) -> StoredClassifier | None:
         """The trained classifier, or else that of the model begun from, if it is of the same latent space."""

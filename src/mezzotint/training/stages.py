@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
+from mezzotint.conditioning.hints import channels
 from mezzotint.denoise import classifier as noisy
+from mezzotint.denoise.adapter import adapted, learned
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet, init_for_training
 from mezzotint.pipeline import Pipeline
 from mezzotint.store.facts import write_json
+from mezzotint.store.hints import save_hints
 from mezzotint.store.part import save_part
 from mezzotint.store.png import write_plain
 from mezzotint.text.tokenizer import Tokenizer
@@ -25,8 +28,10 @@ from mezzotint.training.assemble import assemble
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.fit import channels_last, fit
+from mezzotint.training.hints import Hints
 from mezzotint.training.record import begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
+from mezzotint.training.truth import SceneTruth
 from mezzotint.training.unet import DenoiserTask, trained
 from mezzotint.training.vae import AutoencoderTask, standardise
 from mezzotint.types import UserError
@@ -198,6 +203,35 @@ def train_classifier(run: Run) -> None:
         save_part(classifier, classifier.config.to_dict(), run.stage("classifier"), stem=noisy.STEM)
 
 
+def train_hints(run: Run) -> None:
+    """What lies beside the latent, for a U-Net that stays as it is."""
+    recipe = run.recipe.hints
+    pictures = run.pictures()
+    if not isinstance(pictures, StillLife):
+        raise UserError("Hints are learned from scenes whose depth and solids are known: train them without --data.")
+    vae = run.autoencoder("decoder" if run.has("decoder") else "vae")
+    codec, conditioner = Codec(channels_last(vae.to(run.device))), run.conditioner()
+    conditioner.to(run.device)
+    base, schedule = run.denoiser()
+    torch.manual_seed(recipe.fit.seed)
+    wide = adapted(base.to(run.device), sum(channels(name) for name in recipe.names), recipe.rank)
+    truth = SceneTruth(pictures, run.folder / "data")
+    truth.render()
+    task = DenoiserTask(
+        channels_last(Denoiser(wide, schedule).to(run.device)),
+        conditioner,
+        codec,
+        pictures,
+        caption_dropout=recipe.caption_dropout,
+        focus=recipe.focus,
+        hints=Hints(recipe.names, pictures, truth, codec),
+        cache=run.stage("unet" if run.has("unet") else "hints"),
+    )
+    network = fit(task, recipe.fit, run.stage("hints"), resume=run.resume, report=run.reporter("hints"))
+    if workers.leads():
+        save_hints(recipe.names, learned(trained(network).unet), run.stage("hints"))
+
+
 @torch.no_grad()
 def _reconstructions(autoencoder: Autoencoder, pictures: Pictures) -> list[Tensor]:
     """Eight pictures and below each what the autoencoder makes of it."""
@@ -221,10 +255,13 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "unet": train_unet,
     "decoder": train_decoder,
     "classifier": train_classifier,
+    "hints": train_hints,
 }
 """What is trained, by name and in order."""
-NEEDS = {"unet": ("vae", "clip"), "decoder": ("vae",), "classifier": ("vae",)}
+NEEDS = {"unet": ("vae", "clip"), "decoder": ("vae",), "classifier": ("vae",), "hints": ("vae", "clip", "unet")}
 """The stages that must be finished before one alone."""
+ALL = [name for name in STAGES if name != "hints"]
+"""What "all" trains."""
 FINE_TUNED = ["unet"]
 """What "all" trains of a model that is begun from; its latents and its words stay as they are."""
 
@@ -237,7 +274,7 @@ def carry_out(run: Run, stage: str) -> Path:
     workers.join()
     with workers.agreed():
         run = settled(run, stage)
-        stages = [stage] if stage != "all" else list(STAGES if run.start is None else FINE_TUNED)
+        stages = [stage] if stage != "all" else list(ALL if run.start is None else FINE_TUNED)
         if stage == "all" and run.pictures_from is not None:
             stages = [name for name in stages if name != "classifier"]  # Nobody knows what those pictures show.
         needs = NEEDS.get(stage, ())

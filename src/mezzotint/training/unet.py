@@ -18,6 +18,7 @@ from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import scalings
 from mezzotint.training import workers
 from mezzotint.training.data import Pictures, StillLife
+from mezzotint.training.hints import Hints
 from mezzotint.types import Conditioning
 from mezzotint.vae.codec import Codec
 from mezzotint.world.scene import COLOURS, SHAPES
@@ -163,17 +164,18 @@ class DenoiserTask:
         caption_dropout: float = 0.1,
         segment: float = 0.0,
         focus: float = 0.0,
+        hints: Hints | None = None,
         cache: Path | None = None,
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
-        levels drawn where shapes are decided; `cache`: a folder for latents.
+        levels drawn where shapes are decided; `hints`: what lies beside the latents; `cache`: a folder for latents.
         """
         known = segment > 0 and isinstance(pictures, StillLife)
         self.network = _Trained(denoiser, Segment(denoiser.unet) if known else None)
         self.network.to(next(denoiser.parameters()).device)
         self._denoiser, self._conditioner, self._pictures = denoiser, conditioner, pictures
-        self._dropout, self._segment = caption_dropout, segment
+        self._dropout, self._segment, self._hints = caption_dropout, segment, hints
         self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = denoiser.schedule.sigmas.clone()
         self._shares = level_shares(self._sigmas, focus)
@@ -186,7 +188,13 @@ class DenoiserTask:
         device = next(self._denoiser.parameters()).device
         captions = self._pictures.captions(index, int(torch.randint(2**31, (1,), generator=generator)))
         dropped = (torch.rand(len(index), generator=generator) < self._dropout).tolist()
+        spatial = None
         with torch.no_grad():
+            if self._hints is not None:
+                with torch.autocast(device.type, enabled=False):
+                    beside = self._hints(index, generator)
+                spatial = beside.spatial.to(device)
+                captions = [beside.captions.get(row, caption) for row, caption in enumerate(captions)]
             conditioning = self._conditioner(["" if d else c for c, d in zip(captions, dropped, strict=True)])
             with torch.autocast(device.type, enabled=False):  # What is learned from stays in 32 bits.
                 x0 = self._latents(index)
@@ -195,10 +203,10 @@ class DenoiserTask:
         x = x0 + sigma.to(x0)[:, None, None, None] * noise
         x0, x, sigma = x0.to(device), x.to(device), sigma.to(device)
         assert conditioning.sequence is not None
-        words = Conditioning(sequence=conditioning.sequence.detach())
+        told = Conditioning(sequence=conditioning.sequence.detach(), spatial=spatial)
         segment = self.network.segment
         with _outputs_of(self._denoiser.unet.up_blocks[segment.block] if segment else None) as features:
-            estimate = self._denoiser(x, sigma, words)
+            estimate = self._denoiser(x, sigma, told)
         _, c_out, _ = scalings(self._denoiser.schedule.prediction_type, sigma)
         error = ((estimate - x0) / c_out.to(x0)[:, None, None, None]).square().flatten(1).mean(dim=1)
         figures = low_and_high(error, spread)

@@ -1,0 +1,101 @@
+"""What a model has learned of hints: in the folder hints, which diffusers does not look into, read when asked for.
+
+As the classifier's, its files are not among those that every picture's sums tell of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mezzotint.store.checksum import check_folder
+from mezzotint.store.facts import read_json, write_json
+from mezzotint.store.layout import HINTS
+from mezzotint.types import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mezzotint.denoise.unet import UNet
+
+STEM = "model"
+
+
+@dataclass(frozen=True)
+class StoredHints:
+    """The hints that a model can be given, in the order of the channels that are read."""
+
+    names: tuple[str, ...]
+    folder: Path
+    sums: dict[str, str] = field(default_factory=dict[str, str])
+    """Those of mezzotint.json, of the files in the folder."""
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned, float32, by the names of `denoise.adapter`. Raises UserError where it is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        check_folder(self.folder, self.sums)
+        path = self.folder / f"{STEM}.safetensors"
+        try:
+            return {name: tensor.float() for name, tensor in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}): get it again.") from error
+
+    def unet(self, base: UNet) -> UNet:
+        """The U-Net that reads the hints, of the one that they were learned for. Raises UserError for another."""
+        from mezzotint.denoise.adapter import with_learned
+
+        try:
+            return with_learned(base, self.tensors)
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"The hints in {self.folder} were learned for another U-Net ({error}).") from error
+
+
+def hints_in(folder: Path, sums: dict[str, str]) -> StoredHints | None:
+    """The hints in a model's folder, if there are any; `sums` are those of mezzotint.json."""
+    path = folder / HINTS / "config.json"
+    if not path.is_file():
+        return None
+    inside = {name.removeprefix(f"{HINTS}/"): digest for name, digest in sums.items() if name.startswith(f"{HINTS}/")}
+    return load_hints(folder / HINTS, inside)
+
+
+def load_hints(folder: Path, sums: dict[str, str] | None = None) -> StoredHints:
+    """The hints in a folder of their own. Raises UserError where its config is damaged."""
+    names: Any = read_json(folder / "config.json").get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):  # pyright: ignore[reportUnknownVariableType]
+        raise UserError(f"{folder / 'config.json'} names no hints: get it again.")
+    return StoredHints(tuple(names), folder, {} if sums is None else sums)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def save_hints(
+    names: Sequence[str], tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype | None = None
+) -> list[Path]:
+    """Write them into a folder of their own, in `dtype`, by default float16; returns the weight files.
+
+    Raises UserError where the folder cannot be written.
+    """
+    import torch
+
+    from mezzotint.store.weights import write_tensors
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    path = folder / f"{STEM}.safetensors"
+    kind = torch.float16 if dtype is None else dtype
+    write_tensors({name: tensor.detach().cpu().to(kind).contiguous() for name, tensor in tensors.items()}, path)
+    write_json({"_class_name": "MezzotintHints", "names": list(names)}, folder / "config.json")
+    return [path]
+
+
+def hints_files(folder: Path) -> list[Path]:
+    """What a picture depends on that is given hints: their config and their weights."""
+    return [folder / HINTS / "config.json", *sorted((folder / HINTS).glob("*.safetensors"))]

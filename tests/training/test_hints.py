@@ -1,0 +1,194 @@
+"""Hints: what is told of scenes, and a model that has learned some, from the recipe to the picture."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mezzotint
+from mezzotint.cli import main
+from mezzotint.conditioning.hints import INPAINT, channels, hints
+from mezzotint.store.png import read_provenance
+from mezzotint.training.data import StillLife
+from mezzotint.training.hints import Hints
+from mezzotint.training.truth import SceneTruth
+from mezzotint.types import Request, UserError
+from mezzotint.vae import Codec
+from mezzotint.world.render import render
+
+SIZE, COUNT = 32, 12
+NAMES = (INPAINT, "depth", "silhouette")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> StillLife:
+    return StillLife(tmp_path_factory.mktemp("data"), COUNT, SIZE)
+
+
+@pytest.fixture(scope="module")
+def truth(pictures: StillLife, tmp_path_factory: pytest.TempPathFactory) -> SceneTruth:
+    return SceneTruth(pictures, tmp_path_factory.mktemp("truth"))
+
+
+def test_the_truth_is_that_of_the_scenes_and_of_their_mirror_images(pictures: StillLife, truth: SceneTruth) -> None:
+    index = torch.arange(COUNT)
+    drawn = render(pictures.scenes(0), SIZE // 2)
+    assert torch.allclose(truth.depth(index)[:, 0], drawn.depth, atol=0.01)
+    assert torch.allclose(truth.solid(index)[:, 0], drawn.masks.sum(dim=1).clamp(max=1), atol=0.01)
+    for plane in (truth.depth, truth.solid):
+        assert torch.equal(plane(index + COUNT), plane(index).flip(3))
+    # A box holds its solid and touches it on every side, mirrored too.
+    place = (torch.arange(SIZE // 2) + 0.5) / (SIZE // 2)
+    for boxes, masks in ((truth.boxes(index), drawn.masks), (truth.boxes(index + COUNT), drawn.masks.flip(3))):
+        for box, mask in zip(boxes.flatten(0, 1), masks.flatten(0, 1), strict=True):
+            inside = (mask > 0.5).nonzero()
+            if len(inside) == 0:
+                assert box.tolist() == [0.0] * 4
+                continue
+            left, top, right, bottom = box.tolist()
+            assert left < place[inside[:, 1].min()] < left + 2 / SIZE
+            assert right - 2 / SIZE < place[inside[:, 1].max()] < right
+            assert top < place[inside[:, 0].min()] < top + 2 / SIZE
+            assert bottom - 2 / SIZE < place[inside[:, 0].max()] < bottom
+
+
+def test_truth_is_rendered_once(pictures: StillLife, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SceneTruth(pictures, tmp_path).render()
+    monkeypatch.setattr("mezzotint.training.truth.render", None)
+    assert SceneTruth(pictures, tmp_path).solid(torch.tensor([0])).amax() > 0
+
+
+def test_every_picture_is_told_some_hints_and_the_rest_are_zero(
+    pictures: StillLife, truth: SceneTruth, tiny_parts: Any
+) -> None:
+    told = Hints(NAMES, pictures, truth, Codec(tiny_parts.vae))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        beside = told(torch.arange(24) % COUNT, generator)
+    parts = beside.spatial.split([channels(name) for name in NAMES], dim=1)
+    given = torch.stack([part.flatten(1).abs().amax(dim=1) > 0 for part in parts], dim=1)
+    assert given.any(dim=1).all()
+    assert (given.sum(dim=1) == 1).any()
+    assert (given.sum(dim=1) > 1).any()
+    assert all(set(part[:, :1].unique().tolist()) <= {0.0, 1.0} for part in parts[:1])
+    assert parts[1].amax() == 1
+    assert parts[1].amin() == -1
+    # A caption of what is inside a mask is one of its scene's own solids.
+    assert beside.captions
+    assert all(0 <= row < 24 and text for row, text in beside.captions.items())
+
+
+def test_the_same_chance_tells_the_same(pictures: StillLife, truth: SceneTruth, tiny_parts: Any) -> None:
+    told = Hints(NAMES, pictures, truth, Codec(tiny_parts.vae))
+    with torch.no_grad():
+        one, other = (told(torch.arange(6), torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one.spatial, other.spatial)
+    assert one.captions == other.captions
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The debug recipe's model with its hints, a little trained."""
+    run = tmp_path_factory.mktemp("runs") / "x"
+    settings = ["--out", str(run), "--processes", "1"]
+    assert main(["train", "all", "debug", *settings]) == 0
+    assert main(["train", "hints", "debug", "images=64", "lr=1e-2", *settings]) == 0
+    assert main(["train", "assemble", "debug", *settings]) == 0
+    return run / "model"
+
+
+@pytest.fixture(scope="module")
+def pipe(model: Path) -> mezzotint.Pipeline:
+    return mezzotint.load(model)
+
+
+@pytest.fixture(scope="module")
+def shape() -> Image.Image:
+    shape = Image.new("L", (SIZE, SIZE))
+    shape.paste(255, (8, 8, 24, 24))
+    return shape
+
+
+PROMPT = "a red ball"
+
+
+def test_each_hint_changes_the_picture_and_none_leaves_it(pipe: mezzotint.Pipeline, shape: Image.Image) -> None:
+    depth = np.linspace(0, 1, SIZE**2).reshape(SIZE, SIZE)
+    plain = pipe(PROMPT, seed=1)
+    picture = Image.effect_noise((SIZE, SIZE), 90).convert("RGB")
+    given: list[dict[str, Any]] = [
+        {"depth": depth},
+        {"silhouette": shape},
+        {"depth": depth, "silhouette": shape},
+        {"image": picture, "mask": shape},
+        {"image": picture, "mask": shape, "depth": depth},
+    ]
+    drawn = [pipe(PROMPT, seed=1, **fields) for fields in given]
+    assert len({image.tobytes() for image in (plain, *drawn)}) == len(given) + 1
+    # In one loop with others, hints and none, each is what it is alone.
+    together = pipe([PROMPT, *(pipe.request(PROMPT, seed=1, **fields) for fields in given)], seed=None)
+    for alone, image in zip(drawn, together[1:], strict=True):
+        assert np.abs(np.asarray(alone).astype(int) - np.asarray(image)).max() <= 1
+    outside = np.asarray(shape) == 0
+    assert np.array_equal(np.asarray(drawn[3])[outside], np.asarray(picture)[outside])
+
+
+def test_labels_are_parted_by_background() -> None:
+    labels = np.zeros((8, 8), dtype=np.uint8)
+    labels[2:6, 1:4], labels[2:6, 4:7] = 80, 160
+    plane = np.asarray(hints()["silhouette"].given(Image.fromarray(labels)))
+    assert (plane[2:6, 1:3] == 255).all()
+    assert (plane[2:6, 3] == 0).all()
+    assert (plane[2:6, 4:7] == 255).all()
+
+
+def test_hints_from_the_command_line_and_again(
+    model: Path, shape: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shape.save("shape.png")
+    asked = ["generate", PROMPT, "--model", str(model), "--seed", "3", "--device", "cpu"]
+    assert main([*asked, "--silhouette", "shape.png"]) == 0
+    files = [Path(name).name for name in read_provenance(tmp_path / "out.png")[1].extras]
+    assert files == ["config.json", "model.safetensors", "shape.png"]
+    assert main(["reproduce", "out.png"]) == 0
+    first = Path("out.png").read_bytes()
+    assert main([*asked, "--hint", "silhouette:shape.png"]) == 0
+    with Image.open("out.png") as image:
+        assert image.tobytes() == Image.open(BytesIO(first)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"hint": ("silhouette",)}, "names no file"),
+        ({"hint": ("silhouette:a.png",), "silhouette": "b.png"}, "given twice"),
+    ],
+)
+def test_requests_that_mean_nothing(fields: dict[str, Any], what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        Request(**fields)
+
+
+def test_a_hint_that_there_is_not(pipe: mezzotint.Pipeline) -> None:
+    with pytest.raises(UserError, match="reads no edges"):
+        pipe(PROMPT, hint=("edges:a.png",))
+
+
+def test_damaged_weights_are_told_when_they_are_asked_for(model: Path, tmp_path: Path, shape: Image.Image) -> None:
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    file = copy / "hints" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\x00\x3c\x00\x3c")
+    pipe = mezzotint.load(copy)
+    pipe(PROMPT, seed=1)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        pipe(PROMPT, silhouette=shape)

@@ -13,7 +13,7 @@ from PIL import Image
 
 import mezzotint
 from mezzotint.cli import main
-from mezzotint.conditioning.hints import INPAINT, channels, hints
+from mezzotint.conditioning.hints import INPAINT, Truth, channels, hints
 from mezzotint.store.png import read_provenance
 from mezzotint.training.data import StillLife
 from mezzotint.training.hints import Hints
@@ -179,6 +179,19 @@ def test_requests_that_mean_nothing(fields: dict[str, Any], what: str) -> None:
 def test_a_hint_that_there_is_not(pipe: mezzotint.Pipeline) -> None:
     with pytest.raises(UserError, match="reads no edges"):
         pipe(PROMPT, hint=("edges:a.png",))
+
+
+@pytest.mark.parametrize("name", sorted(hints()))
+def test_what_a_hint_reads_is_never_what_no_hint_is(name: str, pictures: StillLife, truth: SceneTruth) -> None:
+    hint, index = hints()[name], torch.arange(4)
+    known = hint.known(Truth(pictures.pixels(index), truth.depth(index), truth.solid(index)))
+    found = hint.reads(known, (4, 4))
+    assert found.shape == (4, hint.channels, 4, 4)
+    assert found.abs().amax() <= 1.001
+    assert (found.flatten(1).abs().amax(dim=1) > 0.5).all()
+    # A plane as large as the picture is read as one of half the size is.
+    large = torch.nn.functional.interpolate(known, scale_factor=2, mode="nearest")
+    assert hint.reads(large, (4, 4)).sub(found).abs().mean() < 0.3
 
 
 def test_damaged_weights_are_told_when_they_are_asked_for(model: Path, tmp_path: Path, shape: Image.Image) -> None:

@@ -340,6 +340,28 @@ def test_a_vit_h_that_lacks_its_last_block_is_read_at_its_end(checkpoints: dict[
     assert reading(told(without(checkpoints["sd2"] | copies, f"{prefix}23."))) == Reading(pad_id=0)
 
 
+@pytest.mark.parametrize("file", ["sd1", "sd1 old"])
+@pytest.mark.parametrize(("blocks", "layer"), [(24, -2), (23, -1)])
+def test_stable_diffusion_2_with_its_text_encoder_in_transformers_names(
+    checkpoints: dict[str, Shapes], file: str, blocks: int, layer: int
+):
+    """As the first script that wrote a folder of it to one file did."""
+    shapes = {
+        name: tuple(1024 if side == 64 else side for side in own)
+        if name.startswith("cond_stage_model.") or name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        else own
+        for name, own in checkpoints[file].items()
+    }
+    first = {name: own for name, own in shapes.items() if "encoder.layers.0." in name}
+    shapes |= {name.replace(".0.", f".{index}.", 1): own for name, own in first.items() for index in range(blocks)}
+    family = told(shapes, **{SPREAD: WIDE})
+    assert (family.name, family.kind) == ("Stable Diffusion 2.x", "sd2")
+    assert family.training.prediction == "v_prediction"
+    assert reading(family) == Reading(layer=layer, pad_id=0)
+    config = family.part("text_encoder").config
+    assert (config.hidden_act, config.hidden_size, config.num_attention_heads) == ("gelu", 1024, 16)
+
+
 def test_our_own_metadata_tells_what_is_read(checkpoints: dict[str, Shapes]):
     metadata = kept({"reading": {"layer": -1, "final_norm": True}})
     assert reading(told(checkpoints["sd2"], metadata)) == Reading(pad_id=0)

@@ -13,6 +13,7 @@ from mezzotint.store.classifier import IN_FILE
 from mezzotint.store.contents import Part, unet_prefix
 from mezzotint.store.embeddings import is_picture, picture_header
 from mezzotint.store.evidence import OWN, told_beside
+from mezzotint.store.extras import LORA_FILES
 from mezzotint.store.facts import read_json
 from mezzotint.store.families import recognise
 from mezzotint.store.header import ITEM_BYTES, Header, TensorEntry, naming, read_header
@@ -52,7 +53,10 @@ def inspect(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         if (path / "config.json").is_file():
             return _part_folder(path)
-        raise UserError(f"The folder {path} holds no model: it has neither model_index.json nor config.json.")
+        lora = next((path / name for name in LORA_FILES if (path / name).is_file()), None)
+        if lora is None:
+            raise UserError(f"The folder {path} holds no model: it has neither model_index.json nor config.json.")
+        path = lora
     if not path.exists():
         raise UserError(f"There is no file or folder {path}.")
     with naming(path):

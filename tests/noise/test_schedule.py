@@ -168,6 +168,7 @@ def test_a_file_of_stable_diffusion_is_read_with_its_classes_defaults():
         ({"num_train_timesteps": 1}, "at least 2"),
         ({"prediction_type": "epsilon"}, "rescale_betas_zero_snr"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEuler"),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5}, "EDMDPMSolver"),
     ],
 )
 def test_a_file_that_makes_no_schedule_is_the_users_error(changes, message):

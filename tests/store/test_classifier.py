@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file as read_tensors
 
 from mezzotint.denoise.classifier import Classifier, init_for_training
 from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.store.checksum import Checksums
 from mezzotint.store.classifier import StoredClassifier, classifier_files
 from mezzotint.store.folder import Parts, load_folder, save_folder
+from mezzotint.store.header import read_header
 from mezzotint.store.hub import chosen
+from mezzotint.store.inspect import inspect
 from mezzotint.store.layout import all_model_files
+from mezzotint.store.single_file import load_file, save_file
+from mezzotint.store.weights import write_tensors
 from mezzotint.types import UserError
 
 CONFIG = ClassifierConfig(
@@ -143,3 +148,36 @@ def test_a_folder_of_that_name_may_be_somebody_else_s(copy: Path):
 def test_the_hub_gives_it_with_the_model(folder: Path):
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     assert {"classifier/config.json", WEIGHTS} <= set(chosen(files))
+
+
+def test_a_single_file_keeps_it(folder: Path, tmp_path: Path):
+    save_file(load_folder(folder, dtype=None), tmp_path / "model.safetensors")
+    parts = load_file(tmp_path / "model.safetensors", dtype=None)
+    save_folder(parts, tmp_path / "again")
+    for file in classifier_files(folder):
+        assert (tmp_path / "again" / file.relative_to(folder)).read_bytes() == file.read_bytes()
+    told = inspect(tmp_path / "model.safetensors")
+    assert told["parts"]["classifier"]["dtype"] == "float16"
+    assert not any("classifier" in key for key in told["unused_keys"])
+    assert read_header(tmp_path / "model.safetensors").metadata.keys() >= {"mezzotint.classifier"}
+    save_file(replace(parts, classifier=None), tmp_path / "without.safetensors")
+    assert load_file(tmp_path / "without.safetensors").classifier is None
+
+
+@pytest.mark.parametrize("name", ["mezzotint.classifier.conv_in.weight", None])
+def test_what_is_damaged_in_a_single_file(folder: Path, tmp_path: Path, name: str | None):
+    path = tmp_path / "model.safetensors"
+    save_file(load_folder(folder), path)
+    tensors, metadata = read_tensors(path), dict(read_header(path).metadata)
+    if name is None:
+        metadata["mezzotint.classifier"] = '{"widths": "wide"}'
+        write_tensors(tensors, path, metadata)
+        with pytest.raises(UserError, match="The classifier is of the class None"):
+            load_file(path)
+        return
+    del tensors[name]
+    write_tensors(tensors, path, metadata)
+    parts = load_file(path)  # It is not read until it is asked for.
+    assert parts.classifier is not None
+    with pytest.raises(UserError, match=r"model\.safetensors lacks the tensor .*conv_in\.weight"):
+        parts.classifier()

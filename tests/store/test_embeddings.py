@@ -21,8 +21,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from mezzotint.store.embedding_pixels import masks, sequence
 from mezzotint.store.embeddings import PNG_CHUNK, bundled, embedding_facts, picture_embedding, read_embeddings
+from mezzotint.store.extras import embedding_header
 from mezzotint.store.header import TensorEntry
 from mezzotint.store.inspect import inspect
+from mezzotint.store.source import Source
 from mezzotint.types import UserError
 
 V = torch.arange(6, dtype=torch.float32).reshape(2, 3)
@@ -93,6 +95,22 @@ def test_words_bundled_with_a_lora() -> None:
 def test_what_is_no_word_is_refused(tensors: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(UserError, match=f"^mine.pt .*{message}"):
         read_embeddings(tensors, word="file", name="mine.pt")
+
+
+def test_the_tokens_of_the_first_files_are_no_vectors(tmp_path: Path) -> None:
+    """The code of textual inversion keeps the token's number as a tensor."""
+    values = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": V}, "name": "mine"}
+    torch.save(values, tmp_path / "x.pt")
+    header = embedding_header(str(tmp_path / "x.pt"))
+    assert embedding_facts(header.tensors, header.metadata) == {
+        "words": ["mine"],
+        "vectors": {"string_to_param.*": list(V.shape)},
+    }
+    source = Source(header)
+    tensors = {name: source.tensor(name) for name in source.entries}
+    (found,) = read_embeddings(tensors, source.metadata, word="file")
+    assert found.word == "mine"
+    assert torch.equal(found.vectors[3], V)
 
 
 def write_png(path: Path, text: str | None) -> Path:

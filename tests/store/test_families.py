@@ -168,6 +168,11 @@ WIDE = [0.25, -0.25] * 8
         ("sd1", {"v_pred": (0,)}, {}, "v_prediction", "tensor v_pred"),
         ("sdxl", {"v_pred": (0,)}, {"modelspec.prediction_type": "epsilon"}, "v_prediction", "tensor v_pred"),
         ("sd1", {}, {"modelspec.prediction_type": "v"}, "v_prediction", "modelspec.prediction_type v"),
+        ("sd1", {}, {"modelspec.prediction_type": "V-Prediction"}, "v_prediction", "prediction_type V-Prediction"),
+        ("sd1", {}, {"modelspec.predict_key": "v"}, "v_prediction", "modelspec.predict_key v"),
+        ("sd1", {}, {"modelspec.prediction_type": "", "modelspec.predict_key": "v"}, "v_prediction", "predict_key v"),
+        ("sd1", {}, {"modelspec.prediction_type": "unknown"}, "epsilon", "Nothing in the file"),
+        ("sd2", {}, {"modelspec.prediction_type": "unknown"}, "v_prediction", "deviation 0.250, above 0.09"),
         ("sd2", {}, {}, "v_prediction", "deviation 0.250, above 0.09"),
         ("sd2 turbo", {}, {}, "v_prediction", "deviation 0.250, above 0.09"),
         ("sd2", {}, {"modelspec.prediction_type": "epsilon"}, "epsilon", "modelspec.prediction_type epsilon"),
@@ -333,6 +338,28 @@ def test_a_vit_h_that_lacks_its_last_block_is_read_at_its_end(checkpoints: dict[
     }
     assert reading(told(checkpoints["sd2"] | copies)) == OPEN_CLIP_READ
     assert reading(told(without(checkpoints["sd2"] | copies, f"{prefix}23."))) == Reading(pad_id=0)
+
+
+@pytest.mark.parametrize("file", ["sd1", "sd1 old"])
+@pytest.mark.parametrize(("blocks", "layer"), [(24, -2), (23, -1)])
+def test_stable_diffusion_2_with_its_text_encoder_in_transformers_names(
+    checkpoints: dict[str, Shapes], file: str, blocks: int, layer: int
+):
+    """As the first script that wrote a folder of it to one file did."""
+    shapes = {
+        name: tuple(1024 if side == 64 else side for side in own)
+        if name.startswith("cond_stage_model.") or name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        else own
+        for name, own in checkpoints[file].items()
+    }
+    first = {name: own for name, own in shapes.items() if "encoder.layers.0." in name}
+    shapes |= {name.replace(".0.", f".{index}.", 1): own for name, own in first.items() for index in range(blocks)}
+    family = told(shapes, **{SPREAD: WIDE})
+    assert (family.name, family.kind) == ("Stable Diffusion 2.x", "sd2")
+    assert family.training.prediction == "v_prediction"
+    assert reading(family) == Reading(layer=layer, pad_id=0)
+    config = family.part("text_encoder").config
+    assert (config.hidden_act, config.hidden_size, config.num_attention_heads) == ("gelu", 1024, 16)
 
 
 def test_our_own_metadata_tells_what_is_read(checkpoints: dict[str, Shapes]):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mezzotint.store.header import read_header
 from mezzotint.types import UserError
@@ -71,6 +71,12 @@ def test_a_header_that_does_not_fit_its_data_is_told(tmp_path: Path, header: obj
     rewrite(path, header, data)
     with pytest.raises(UserError, match=r"odd\.safetensors"):
         read_header(path)
+
+
+def test_metadata_that_is_null_is_none(tmp_path: Path):
+    rewrite(tmp_path / "odd.safetensors", {"__metadata__": None, "a": F32}, bytes(8))
+    assert read_header(tmp_path / "odd.safetensors").metadata == {}
+    assert list(load_file(tmp_path / "odd.safetensors")) == ["a"]  # As the library has it.
 
 
 @pytest.mark.parametrize("header", [[1, 2], "words", 3, -1.5, None, True])

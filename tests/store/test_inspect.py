@@ -236,6 +236,13 @@ def test_pefts_alpha_is_told(tmp_path: Path):
     assert inspect(path)["alphas"] == [2.0, 4.0]  # the file beside it is not its own
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "pytorch_lora_weights.safetensors"])
+def test_the_folder_of_a_lora(tmp_path: Path, name: str):
+    hollow(tmp_path / name, {"unet.conv_in.lora_A.weight": (2, 4, 3, 3), "unet.conv_in.lora_B.weight": (8, 2, 1, 1)})
+    found = inspect(tmp_path)
+    assert (found["layout"], found["path"], found["ranks"]) == ("LoRA", str(tmp_path / name), [2])
+
+
 def test_pickled_words_and_those_in_a_png(tmp_path: Path):
     import base64
 

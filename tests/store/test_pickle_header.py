@@ -180,6 +180,23 @@ def test_what_a_trainer_leaves_beside_the_weights_does_no_harm(
     }
 
 
+@pytest.mark.parametrize(
+    "words", [["state_dict"] * 2, ["model_state_dict"], ["model"], ["module"], ["state_dict", "model"]]
+)
+def test_what_training_scripts_wrap_around_weights(tmp_path: Path, words: list[str]):
+    value: dict[str, Any] = {"a.weight": BASE}
+    for word in reversed(words):
+        value = {word: value, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, "epoch": 3}
+    assert list(read_header(save(value, tmp_path / "some.pt")).tensors) == ["a.weight"]
+
+
+def test_what_stands_beside_tensors_is_no_wrapper(tmp_path: Path):
+    path = save({"model": {"weight": BASE}, "scale": BASE}, tmp_path / "some.pt")
+    assert list(read_header(path).tensors) == ["model.weight", "scale"]
+    path = save({"state_dict": {"weight": BASE}, "epoch": torch.tensor(1)}, tmp_path / "other.pt")
+    assert list(read_header(path).tensors) == ["weight"]
+
+
 def test_an_embedding_of_textual_inversion_is_named_by_its_place(tmp_path: Path):
     vectors = nn.ParameterDict({"*": nn.Parameter(torch.ones(2, 3))})
     path = save({"string_to_token": {"*": 265}, "string_to_param": vectors, "name": "cat"}, tmp_path / "cat.pt")

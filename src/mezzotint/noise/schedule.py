@@ -102,7 +102,7 @@ class NoiseSchedule:
         another kind of schedule.
         """
         name = str(values.get("_class_name", "DDIMScheduler"))
-        if "num_train_timesteps" not in values or name.startswith("FlowMatch"):
+        if "num_train_timesteps" not in values or name.startswith("FlowMatch") or "sigma_data" in values:
             raise UserError(f"The scheduler {name} is not a schedule of betas, the only kind that can be read here.")
         defaults: dict[str, Any] = {
             "beta_start": 0.0001,

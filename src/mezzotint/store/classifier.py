@@ -1,23 +1,32 @@
 """The classifier beside a model: in the folder classifier, which diffusers does not look into, and read when asked for.
 
 A picture that is not steered by it does not depend on it, so its files are not among those that a picture's sums tell
-of, and are checked when they are read.
+of, and are checked when they are read. A single file has its tensors under our own prefix, its config in the metadata.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mezzotint.store.checked import made
 from mezzotint.store.checksum import check_folder
+from mezzotint.store.evidence import OWN, own
 from mezzotint.store.facts import described, read_json
+from mezzotint.store.header import naming
+from mezzotint.store.keymap import Piece
 from mezzotint.store.layout import CLASSIFIER
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from mezzotint.denoise.classifier import Classifier
+    from mezzotint.store.source import Source
+
+IN_FILE = f"{OWN}{CLASSIFIER}."
+"""What the names of its tensors begin with in a single file of ours."""
 
 
 class StoredClassifier:
@@ -62,6 +71,47 @@ def save_classifier(classifier: Classifier, folder: Path, dtype: torch.dtype | N
 
     dtype = torch.float16 if dtype is None else dtype
     return save_part(classifier, classifier.config.to_dict(), folder / CLASSIFIER, stem=STEM, dtype=dtype)
+
+
+def classifier_for_file(
+    classifier: Classifier, dtype: torch.dtype | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by which a single file holds it, in `dtype`, by default float16, and its config for the metadata."""
+    import torch
+
+    from mezzotint.store.weights import in_dtype
+
+    tensors = in_dtype(classifier.state_dict(), torch.float16 if dtype is None else dtype)
+    return {IN_FILE + name: tensor.cpu() for name, tensor in tensors.items()}, classifier.config.to_dict()
+
+
+def classifier_in_file(source: Source) -> StoredClassifier | None:
+    """The classifier in a single file, if there is one. Raises UserError where its config is damaged."""
+    from mezzotint.denoise.classifier_config import ClassifierConfig
+
+    values = own(source.metadata, CLASSIFIER)
+    if values is None:
+        return None
+    config = made(ClassifierConfig.from_dict, values, f"The metadata {OWN}{CLASSIFIER}")
+
+    def load() -> Classifier:
+        import torch
+
+        from mezzotint.denoise.classifier import Classifier
+        from mezzotint.store.weights import build
+
+        names = [name for name in source.entries if name.startswith(IN_FILE)]
+        with naming(source.path):
+            return build(
+                lambda: Classifier(config),
+                [source],
+                device=torch.device("cpu"),
+                dtype=torch.float32,
+                places={name.removeprefix(IN_FILE): Piece(name) for name in names},
+                ignored=lambda name: name not in names,
+            )
+
+    return StoredClassifier(load)
 
 
 def classifier_files(folder: Path) -> list[Path]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 NAMELESS = {"emb_params", "clip_l", "clip_g", "text_encoders_0", "text_encoders_1", "tensor", "*"}
 """Keys that say which encoder a tensor is for, or nothing, and not what the word is."""
 A1111 = "string_to_param."
+TOKENS = "string_to_token."
+"""Begins the keys of numbers that AUTOMATIC1111 keeps beside the vectors; the first such files have tensors there."""
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 WEBP_MAGIC = (b"RIFF", b"WEBP")
 """The first four bytes of a WebP, and the four after its length."""
@@ -65,7 +67,7 @@ def read_embeddings(
     """
     import torch
 
-    groups = _words({key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata, word)
+    groups = _words((key for key in tensors if not key.startswith(TOKENS)), metadata, word)
     if not groups:
         raise UserError(f"{name} holds no learned word.")
     found: list[Embedding] = []
@@ -153,7 +155,7 @@ def embedding_facts(entries: Mapping[str, TensorEntry], metadata: Mapping[str, s
 
     `words` that the file names, and of each tensor how many `vectors` it has and how wide they are.
     """
-    shapes = {key: entry.shape for key, entry in entries.items()}
+    shapes = {key: entry.shape for key, entry in entries.items() if not key.startswith(TOKENS)}
     keys = [_key(key) for key in shapes]
     told = all(key in NAMELESS or key.startswith(A1111) for key in keys)
     flat = all(len(shape) in (1, 2) for shape in shapes.values())

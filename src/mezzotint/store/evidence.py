@@ -30,12 +30,16 @@ NOTHING_LEFT = 1e-4
 """Below this the last alpha-bar is zero up to rounding; without zero terminal SNR it is about 5e-3."""
 PREDICTIONS = {
     "v": "v_prediction",
-    "v_prediction": "v_prediction",
+    "vpred": "v_prediction",
+    "vprediction": "v_prediction",
     "eps": "epsilon",
     "epsilon": "epsilon",
     "x0": "sample",
+    "sample": "sample",
 }
-"""What metadata calls a prediction type, and diffusers' name for it."""
+"""What metadata calls a prediction type, in small letters alone, and diffusers' name for it."""
+PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
+"""Where metadata tells of it: as Stability AI's specification has it, and as ComfyUI writes it."""
 YAML = "parameterization"
 """What the key is called under which `told_beside` tells what a .yaml file says of the prediction."""
 MAX_YAML = 100_000
@@ -167,9 +171,11 @@ def prediction(shapes: Shapes, metadata: Mapping[str, str], numbers: Numbers, sp
         return "v_prediction", "The file has the tensor v_pred."
     if YAML in metadata:
         return PREDICTIONS[metadata[YAML]], f"The .yaml beside the file has {YAML} {metadata[YAML]}."
-    told = metadata.get("modelspec.prediction_type")
-    if told is not None:
-        return PREDICTIONS.get(told, told), f"The metadata has modelspec.prediction_type {told}."
+    for key in PREDICTION_KEYS:
+        told = metadata.get(key, "")
+        known = PREDICTIONS.get(re.sub(r"[^a-z0-9]", "", told.lower()))
+        if known is not None:  # Another word, or none, tells nothing.
+            return known, f"The metadata has {key} {told}."
     biases = numbers(spread) if spread is not None and spread in shapes else []
     if biases:
         found = deviation(biases)

@@ -117,7 +117,8 @@ def _safetensors_header(path: Path) -> Header:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     try:
         values: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_once)
-        metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}
+        told = values.pop("__metadata__", None)
+        metadata = {} if told is None else {str(key): str(value) for key, value in told.items()}
         entries = {name: _entry(path, name, value, 8 + length) for name, value in values.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):

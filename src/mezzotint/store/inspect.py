@@ -9,9 +9,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from mezzotint.store.classifier import IN_FILE
 from mezzotint.store.contents import Part, unet_prefix
 from mezzotint.store.embeddings import is_picture, picture_header
 from mezzotint.store.evidence import OWN, told_beside
+from mezzotint.store.extras import LORA_FILES
 from mezzotint.store.facts import read_json
 from mezzotint.store.families import recognise
 from mezzotint.store.header import ITEM_BYTES, Header, TensorEntry, naming, read_header
@@ -19,7 +21,7 @@ from mezzotint.store.inspect_extras import embedding_told, lora_told
 from mezzotint.store.inspect_folder import folder_told, weights_told
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
-from mezzotint.store.layout import REST_MARK, is_model_folder, weight_headers
+from mezzotint.store.layout import CLASSIFIER, REST_MARK, is_model_folder, weight_headers
 from mezzotint.store.ldm import vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.lora.facts import is_lora
@@ -51,7 +53,10 @@ def inspect(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         if (path / "config.json").is_file():
             return _part_folder(path)
-        raise UserError(f"The folder {path} holds no model: it has neither model_index.json nor config.json.")
+        lora = next((path / name for name in LORA_FILES if (path / name).is_file()), None)
+        if lora is None:
+            raise UserError(f"The folder {path} holds no model: it has neither model_index.json nor config.json.")
+        path = lora
     if not path.exists():
         raise UserError(f"There is no file or folder {path}.")
     with naming(path):
@@ -126,9 +131,11 @@ def _checkpoint(header: Header) -> dict[str, Any]:
         lambda name: _numbers(header.path, tensors[name]),
     )
     trained = family.training
+    steering = [entry for name, entry in tensors.items() if name.startswith(IN_FILE)]
     return {
         "family": family.name,
-        "parts": {part.kind: _part(part, tensors) for part in family.parts},
+        "parts": {part.kind: _part(part, tensors) for part in family.parts}
+        | ({CLASSIFIER: _weights(steering)} if steering else {}),
         "prediction_type": trained.prediction,
         "prediction_evidence": trained.prediction_evidence,
         "zero_terminal_snr": bool(trained.schedule.get("rescale_betas_zero_snr", False)),
@@ -138,7 +145,7 @@ def _checkpoint(header: Header) -> dict[str, Any]:
         "scaling_factor": family.scaling_factor,
         "averaged_weights": family.averaged,
         "refusal": family.refusal,
-        "unused_keys": list(family.unused),
+        "unused_keys": [name for name in family.unused if not name.startswith(IN_FILE)],
         "unknown_keys": list(family.unknown),
         "missing_keys": list(family.missing),
     }
@@ -147,16 +154,19 @@ def _checkpoint(header: Header) -> dict[str, Any]:
 def _part(part: Part, tensors: Tensors) -> dict[str, Any]:
     """One network in a checkpoint: its dtype, its parameters, its names, and what is read of a text encoder."""
     own = [tensors[name] for name in sources(part.places) if name in tensors]
-    told: dict[str, Any] = {
-        "dtype": ", ".join(sorted({entry.dtype for entry in own})),
-        "parameters": sum(entry.count for entry in own),
-        "names": part.names,
-        "prefix": part.prefix,
-    }
+    told: dict[str, Any] = {**_weights(own), "names": part.names, "prefix": part.prefix}
     if part.reading is not None:
         norm = "with" if part.reading.final_norm else "without"
         told["read"] = f"layer {part.reading.layer}, {norm} the final norm{', and pooled' * part.reading.pooled}"
     return told
+
+
+def _weights(own: list[TensorEntry]) -> dict[str, Any]:
+    """Of what dtype a network's tensors are, and how many parameters they hold."""
+    return {
+        "dtype": ", ".join(sorted({entry.dtype for entry in own})),
+        "parameters": sum(entry.count for entry in own),
+    }
 
 
 def _tiny(shapes: Shapes, halves: Halves) -> dict[str, Any]:

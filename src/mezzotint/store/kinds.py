@@ -48,7 +48,7 @@ NORMED = Reading(layer=-2, pad_id=0)
 KINDS = {
     "ldm": Kind(name="latent diffusion 1.4B", side=256, readings={bert.NAMES: Reading(pad_id=0)}),
     "sd1": Kind(name="Stable Diffusion 1.x", readings={clip.TRANSFORMERS: Reading(), clip.BARE: Reading()}),
-    "sd2": Kind(name="Stable Diffusion 2.x", readings={clip.OPEN_CLIP: NORMED}),
+    "sd2": Kind(name="Stable Diffusion 2.x", readings=dict.fromkeys(clip.TELLS, NORMED)),
     "unclip": Kind(
         name="Stable Diffusion 2.x unCLIP",
         side=768,
@@ -139,5 +139,7 @@ def kind_of(texts: Set[str], glance: Glance) -> str:
         if len(texts) > 1:
             return "sdxl"
         return "unclip" if told == "unclip" else "sd2" if glance.pooled is None else "refiner"
+    if told == "sd2":
+        return told  # Its text encoder in transformers' names, as diffusers' first scripts wrote it.
     plainest = "sd1" if glance.pooled is None else "sdxl"
     return plainest if texts or told is None else told

@@ -55,6 +55,8 @@ MENTIONED = frozenset(
     | {"torch.Tensor", "torch._tensor.Tensor"}
 )
 """What a pickle of tensors may name without calling it."""
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""What training scripts call the dictionary of the weights; all but the first only where no tensor stands beside it."""
 PARAMETERS = "torch.nn.modules.container.ParameterDict"
 MAX_NAME = 1000
 """Characters of a tensor's name; longer ones are only made to take memory."""
@@ -91,7 +93,7 @@ class Contents:
 def read_pickle_header(path: Path) -> Header:
     """The header of a file that PyTorch pickled; numbers and words beside the tensors are its metadata.
 
-    `state_dict` is unwrapped. Tensors in dictionaries within dictionaries get their names joined by dots; a tensor that
+    WRAPPERS are unwrapped. Tensors in dictionaries within dictionaries get their names joined by dots; a tensor that
     stands alone is called `tensor`. Raises UserError naming what the pickle wanted to call, or saying what is damaged.
     """
     head, pickled = b"", False
@@ -262,8 +264,9 @@ def _header(path: Path, contents: Contents) -> Header:
         if not isinstance(value, dict):
             break
         metadata |= {key: str(item) for key, item in value.items() if isinstance(key, str) and _is_plain(item)}
-        inner = value.get("state_dict")
-        if not isinstance(inner, dict):
+        names = WRAPPERS[:1] if any(isinstance(item, View) for item in value.values()) else WRAPPERS
+        inner = next((value[name] for name in names if isinstance(value.get(name), dict)), None)
+        if inner is None:
             break
         value = cast("dict[Any, Any]", inner)
     size = path.stat().st_size

@@ -23,12 +23,14 @@ from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.carried import carried_in_file, for_file
 from mezzotint.store.checked import made
+from mezzotint.store.classifier import classifier_for_file, classifier_in_file
 from mezzotint.store.contents import TEXT_KINDS, Part, averaged
 from mezzotint.store.evidence import kept, own, told_beside
 from mezzotint.store.facts import file_facts
 from mezzotint.store.families import Family, recognise
 from mezzotint.store.header import naming
 from mezzotint.store.keymap import KeyMap, given, prefixed
+from mezzotint.store.layout import CLASSIFIER
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import LATENT_DIFFUSION, SECOND_TEXT, TWO_TEXTS
@@ -111,6 +113,7 @@ def _loaded(
         vae=cast("Autoencoder", network(parts["vae"])),
         schedule=made(NoiseSchedule.from_dict, family.training.schedule, "The schedule"),
         carried=carried_in_file(source),
+        classifier=classifier_in_file(source),
         leftover={name: source.tensor(name) for name in family.unused if name.startswith(KEPT)},
         facts=facts if facts.sizes else replace(facts, sizes=(family.training.size,)),
     )
@@ -185,6 +188,10 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
     for kind, network, places in _placed(parts):
         tensors |= given(in_dtype(network.state_dict(), dtype), places)
         configs[kind] = network.config.to_dict()
+    others, told = for_file(parts.carried)
+    if parts.classifier is not None:
+        steering, configs[CLASSIFIER] = classifier_for_file(parts.classifier(), dtype)
+        others |= steering
     if parts.layout == TWO_TEXTS and parts.schedule.prediction_type == "v_prediction":
         present = MARKERS if parts.schedule.to_dict().get("rescale_betas_zero_snr") else MARKERS[:1]
         tensors |= {name: torch.zeros(0) for name in present}
@@ -192,7 +199,6 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
     packed = packed_tokenizers(
         {name: words for name, words in pieces.items() if isinstance(words, Tokenizer | WordPieceTokenizer)}
     )
-    others, told = for_file(parts.carried)
     tensors = in_dtype(parts.leftover, dtype) | tensors | others
     write_tensors(tensors, Path(path), {**kept(configs), **packed, **told, **_for_others(parts)})
 

@@ -13,6 +13,9 @@ TRANSFORMERS = "transformers names"
 BARE = "transformers names without text_model."
 OPEN_CLIP = "OpenCLIP names"
 
+VIT_H_WIDTH = 1024
+"""Width of OpenCLIP's ViT-H, whose activation is gelu in whatever names it is written; no text tower of OpenAI's in a
+checkpoint is as wide."""
 HEAD_WIDTH = 64
 """Width of an attention head in every published CLIP; no shape tells of it."""
 TELLS = {
@@ -98,7 +101,7 @@ def config(shapes: Shapes, names: str, *, projection: bool = True) -> CLIPTextCo
         num_hidden_layers=blocks,
         num_attention_heads=max(1, width // HEAD_WIDTH),
         projection_dim=projected if projected > 0 else width,
-        hidden_act="gelu" if open_clip else "quick_gelu",
+        hidden_act="gelu" if open_clip or width == VIT_H_WIDTH else "quick_gelu",
         with_projection=projected > 0,
         vocab_size=vocabulary,
         max_position_embeddings=positions[0],

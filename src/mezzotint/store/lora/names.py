@@ -41,6 +41,9 @@ ENDINGS: dict[str, tuple[str, str]] = {
     ".lora.up.weight": ("lora_up", DIFFUSERS),
     "_lora.down.weight": ("lora_down", DIFFUSERS),
     "_lora.up.weight": ("lora_up", DIFFUSERS),
+    ".lora_linear_layer.alpha": ("alpha", DIFFUSERS),
+    ".lora.alpha": ("alpha", DIFFUSERS),
+    "_lora.alpha": ("alpha", DIFFUSERS),
 }
 """What ends a key: the tensor's role, by kohya's and LyCORIS' words where they have one, and who names it so.
 

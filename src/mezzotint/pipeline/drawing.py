@@ -73,13 +73,13 @@ def moves(pipe: Pipeline, plans: Sequence[Plan], report: Report | None) -> Itera
     loop = Loop(pipe.denoiser, max_rows=pipe.max_rows)
     waiting = deque(plans)
     live: dict[int, Plan] = {}
-    told: dict[Ask, Conditioning] = {}
+    known: dict[Ask, Conditioning] = {}
     while waiting or live:
         room = max(1, pipe.max_rows // 2) - len(live)
         coming = [waiting.popleft() for _ in range(min(room, len(waiting)))]
         if coming:
-            told = _read(pipe, [ask for plan in [*live.values(), *coming] for ask in plan.asks], told)
-            live |= {_add(pipe, loop, plan, told): plan for plan in coming}
+            known = read(pipe, [ask for plan in [*live.values(), *coming] for ask in plan.asks], known)
+            live |= {_add(pipe, loop, plan, known): plan for plan in coming}
         drawn: list[tuple[Plan, Progress, Tensor]] = []
         for event in loop.turn():
             plan = live[event.picture]
@@ -98,7 +98,7 @@ def moves(pipe: Pipeline, plans: Sequence[Plan], report: Report | None) -> Itera
 
 
 @torch.inference_mode()
-def _read(pipe: Pipeline, asked: Sequence[Ask], known: Mapping[Ask, Conditioning]) -> dict[Ask, Conditioning]:
+def read(pipe: Pipeline, asked: Sequence[Ask], known: Mapping[Ask, Conditioning]) -> dict[Ask, Conditioning]:
     """One row of conditioning for all that is asked; those already known are the same objects."""
     batches: dict[object, list[Ask]] = {}
     for ask in dict.fromkeys(asked):
@@ -112,7 +112,7 @@ def _read(pipe: Pipeline, asked: Sequence[Ask], known: Mapping[Ask, Conditioning
     return {ask: rows[ask] for ask in asked}
 
 
-def _add(pipe: Pipeline, loop: Loop, plan: Plan, told: Mapping[Ask, Conditioning]) -> int:
+def _add(pipe: Pipeline, loop: Loop, plan: Plan, known: Mapping[Ask, Conditioning]) -> int:
     """Start a picture's walk."""
     first, stream = plan.passes[0], generator(plan.request.seed)
 
@@ -130,12 +130,17 @@ def _add(pipe: Pipeline, loop: Loop, plan: Plan, told: Mapping[Ask, Conditioning
         walk=two_pass.walk(begin, x, plan.passes, noise, enlarge=pipe.codec.enlarge),
         steps=plan.steps,
         guidance=plan.guidance,
-        told={
-            name: Told(tuple((step, told[ask]) for step, ask in row.phases), pipe.networks.get(row.wanted))
-            for name, row in plan.rows.items()
-        },
+        told=told(pipe, plan, known),
         exact=plan.request.exact,
     )
+
+
+def told(pipe: Pipeline, plan: Plan, known: Mapping[Ask, Conditioning]) -> dict[str, Told]:
+    """What the rows of a picture are told, and who denoises them."""
+    return {
+        name: Told(tuple((step, known[ask]) for step, ask in row.phases), pipe.networks.get(row.wanted))
+        for name, row in plan.rows.items()
+    }
 
 
 def _pictures(pipe: Pipeline, drawn: Sequence[tuple[Plan, Progress, Tensor]]) -> Iterator[Progress]:

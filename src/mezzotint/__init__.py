@@ -4,7 +4,8 @@
     pipe = mezzotint.load("still-life")
     pipe("a red sphere to the left of a blue cube", seed=7).save("out.png")
 
-The names in `__all__` are the public ones. Importing this imports no torch; `load` does.
+The names in `__all__` are the public ones, and `mezzotint.sampling` has the samplers alone. Importing this imports no
+torch; `load` does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mezzotint.types import Conditioning, Request, UserError
 if TYPE_CHECKING:
     import torch
 
+    from mezzotint import sampling as sampling
     from mezzotint.pipeline import Cancelled, Picture, Pipeline, Progress
     from mezzotint.store.checksum import Checksums
     from mezzotint.store.extras import Loras, Names
@@ -88,7 +90,9 @@ def load(
 
 
 def __getattr__(name: str) -> Any:
-    """What `pipeline` holds, imported when it is first asked for, because it imports torch."""
+    """What `pipeline` holds, imported when it is first asked for, because it imports torch; and `sampling`."""
     if name in ("Cancelled", "Picture", "Pipeline", "Progress"):
         return getattr(import_module("mezzotint.pipeline"), name)
+    if name == "sampling":
+        return import_module("mezzotint.sampling")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "world": {"types"},
     "training": {"types", "store", "pipeline", "world", *STAGES},
     "evaluate": {"types", "store", "pipeline", "world", *STAGES},
-    "__init__": {"types", "pipeline", "store"},
+    "__init__": {"types", "pipeline", "sampling", "store"},
     "__main__": {"cli"},
 }
 """What each folder or file of the package may import of the others; `cli` may import all, nobody may import `cli`."""

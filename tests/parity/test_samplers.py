@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mezzotint.noise import NoiseSchedule, Prediction, draw_noise, generator, scalings
+from mezzotint.sampling import sample
 from mezzotint.sampling.samplers import SAMPLERS
 
 diffusers = pytest.importorskip("diffusers")
@@ -357,3 +358,32 @@ def test_the_numbers_in_their_own_tests(kind, settings, name, printed):
     queries, latent = mine[0], mine[1] / math.hypot(1, last)
     assert_same_walk((queries, latent), theirs(scheduler, 10, x, network=dummy), tolerance=1e-4)
     assert float(latent.abs().mean()) == pytest.approx(printed, abs=1e-4)
+
+
+KARRAS = {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}
+ENDS_TWICE = [
+    ("DPMSolverMultistepScheduler", KARRAS | {"prediction_type": "v_prediction"}, "dpmpp-2m", 0.2092),
+    ("UniPCMultistepScheduler", KARRAS, "unipc", 0.2925),
+    ("UniPCMultistepScheduler", KARRAS | {"prediction_type": "v_prediction"}, "unipc", 0.1962),
+    ("DEISMultistepScheduler", {"use_karras_sigmas": True}, "deis", 0.2458),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "name", "size"), ENDS_TWICE)
+def test_a_walk_whose_last_level_is_said_twice(kind, settings, name, size):
+    """Karras's sigmas end at the table's least, and so do these schedulers: their last step stays."""
+    scheduler = getattr(diffusers, kind)(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", **settings)
+    x = (torch.arange(768) / 768).reshape(3, 8, 8, 4).permute(3, 0, 1, 2)
+    _, last = theirs(scheduler, 10, x, network=dummy)
+    sigmas = [float(sigma) for sigma in scheduler.sigmas]
+    assert sigmas[-1] == sigmas[-2]
+    # They round the timesteps that they tell the network.
+    timesteps = dict(zip(sigmas, scheduler.timesteps.tolist(), strict=False))
+
+    def denoise(x, sigma):
+        c_skip, c_out, c_in = scalings(Prediction(scheduler.config.prediction_type), float(sigma[0]))
+        return c_skip * x + c_out * dummy(c_in * x, timesteps[float(sigma[0].double())])
+
+    latent = sample(denoise, math.hypot(1, sigmas[0]) * x.double(), sigmas, sampler=name) / math.hypot(1, sigmas[-1])
+    assert float((latent - last).norm() / last.norm()) < 1e-4
+    assert float(latent.abs().mean()) == pytest.approx(size, abs=1e-4)

@@ -25,6 +25,7 @@ from mezzotint.denoise.packing import packed
 from mezzotint.pipeline.drawing import Cancelled, Picture, Progress, Report, finished, moves
 from mezzotint.pipeline.networks import Networks, Other
 from mezzotint.pipeline.plan import plan
+from mezzotint.sampling.inversion import ROUNDS
 from mezzotint.store.extras import Extras, Loras, Names
 from mezzotint.store.pictures import held, located
 from mezzotint.types import Request, UserError
@@ -223,6 +224,18 @@ class Pipeline:
         looks so far.
         """
         return self._moves(self._requests([what], seed, changes), noise, None)
+
+    def invert(self, image: Image.Image, what: str | Request, *, rounds: int = ROUNDS, **changes: Any) -> Tensor:
+        """The noise [1 C h w] from which the walk of `ddim` draws a picture again: DDIM inversion.
+
+        `pipe(what, noise=noise, sampler="ddim", **changes)` is the picture, as near as the autoencoder brings it back.
+        The nearer the more `rounds` of correction a step (`sampling.invert`), best at `guidance` 1: under strong
+        guidance they do not converge. Raises UserError for sides that are no multiples of 8, and as a call does.
+        """
+        from mezzotint.pipeline.inverting import inverted
+
+        (request,) = self._requests([what], None, changes)
+        return inverted(self, image, request, rounds)
 
     def _moves(self, requests: list[Request], noise: Tensor | None, progress: Report | None) -> Iterator[Progress]:
         """Every move of all pictures."""

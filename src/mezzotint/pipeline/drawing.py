@@ -84,18 +84,18 @@ def moves(pipe: Pipeline, plans: Sequence[Plan], report: Report | None) -> Itera
     loop = Loop(pipe.denoiser, max_rows=pipe.max_rows)
     waiting = deque(plans)
     live: dict[int, _Drawing] = {}
-    told: dict[Ask, Conditioning] = {}
+    known: dict[Ask, Conditioning] = {}
     while waiting or live:
         room = max(1, pipe.max_rows // 2) - len(live)
         coming = [waiting.popleft() for _ in range(min(room, len(waiting)))]
         drawn: list[tuple[_Drawing, Progress, Tensor]] = []
         if coming:
             plans_in_work = [*(drawing.plan for drawing in live.values()), *coming]
-            told = _read(pipe, [ask for plan in plans_in_work for ask in plan.asks], told)
+            known = read(pipe, [ask for plan in plans_in_work for ask in plan.asks], known)
             for plan in coming:
                 drawing = _begun(pipe, plan)
                 if plan.steps > 0:
-                    live[_add(pipe, loop, drawing, told)] = drawing
+                    live[_add(pipe, loop, drawing, known)] = drawing
                     continue
                 latent = drawing.start.latent  # At strength 0 it is the picture's own.
                 assert latent is not None
@@ -119,7 +119,7 @@ def moves(pipe: Pipeline, plans: Sequence[Plan], report: Report | None) -> Itera
 
 
 @torch.inference_mode()
-def _read(pipe: Pipeline, asked: Sequence[Ask], known: Mapping[Ask, Conditioning]) -> dict[Ask, Conditioning]:
+def read(pipe: Pipeline, asked: Sequence[Ask], known: Mapping[Ask, Conditioning]) -> dict[Ask, Conditioning]:
     """One row of conditioning for all that is asked; those already known are the same objects."""
     batches: dict[object, list[Ask]] = {}
     for ask in dict.fromkeys(asked):
@@ -143,7 +143,7 @@ def _begun(pipe: Pipeline, plan: Plan) -> _Drawing:
     return _Drawing(plan, start(pipe, plan, noise), noise)
 
 
-def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, told: Mapping[Ask, Conditioning]) -> int:
+def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, known: Mapping[Ask, Conditioning]) -> int:
     """Start a picture's walk."""
     plan, begun = drawing.plan, drawing.start
     begin = partial(plan.sampler.begin, eta=plan.request.eta)
@@ -151,14 +151,19 @@ def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, told: Mapping[Ask, Condi
         walk=two_pass.walk(begin, begun.x, plan.passes, drawing.noise, enlarge=pipe.codec.enlarge),
         steps=plan.steps,
         guidance=begun.guided(plan.guidance),
-        told={
-            name: Told(
-                tuple((step, begun.told(told[ask], name)) for step, ask in row.phases), pipe.networks.get(row.wanted)
-            )
-            for name, row in plan.rows.items()
-        },
+        told=told(pipe, plan, known, begun),
         exact=plan.request.exact,
     )
+
+
+def told(pipe: Pipeline, plan: Plan, known: Mapping[Ask, Conditioning], begun: Start) -> dict[str, Told]:
+    """What the rows of a picture are told, and who denoises them."""
+    return {
+        name: Told(
+            tuple((step, begun.told(known[ask], name)) for step, ask in row.phases), pipe.networks.get(row.wanted)
+        )
+        for name, row in plan.rows.items()
+    }
 
 
 def _pictures(pipe: Pipeline, drawn: Sequence[tuple[_Drawing, Progress, Tensor]]) -> Iterator[Progress]:

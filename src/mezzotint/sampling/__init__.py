@@ -57,8 +57,8 @@ def sample(
     share of fresh noise, none the sampler's own; `schedule` is the table that your model knows, which tcd alone reads.
 
     What `denoise` returns is taken in x's dtype, and so is the latent that comes out. Raises UserError for an unknown
-    sampler, an eta that it does not take, sigmas that are not finite or do not descend to 0 or more, an x without rows,
-    or seeds that are not B.
+    sampler, an eta that it does not take, sigmas that are not finite or do not descend to 0 or more (one above 0 may be
+    repeated: that step asks and stays), an x without rows, or seeds that are not B.
     """
     import torch
 
@@ -111,7 +111,7 @@ def drive(walk: Walk, denoise: Denoise) -> Tensor:
 def _levels(sigmas: Sequence[float]) -> list[float]:
     """The sigmas as floats, checked."""
     levels = [float(sigma) for sigma in sigmas]
-    falling = all(after < before for before, after in pairwise(levels))
+    falling = all(after < before or after == before > 0 for before, after in pairwise(levels))
     if not levels or not falling or levels[-1] < 0 or not math.isfinite(levels[0]):
         raise UserError("The sigmas must be one or more finite numbers that descend and do not fall below 0.")
     return levels

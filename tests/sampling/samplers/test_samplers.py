@@ -254,7 +254,25 @@ def test_noise_on_the_way_is_not_the_noise_that_the_walk_began_with(name, gaussi
     assert abs(float((added * noise).mean() / added.std())) < 0.05
 
 
-@pytest.mark.parametrize("sigmas", [[], [1.0, 2.0], [1.0, 1.0], [1.0, -1.0], [1.0, math.nan], [math.inf, 0.0]])
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("repeated", [0, 2, 16])
+def test_where_a_level_is_repeated_the_walk_stays(name, repeated, gaussian, geometric):
+    # As where Karras's sigmas end at the schedule's least, which is their last already.
+    walk = geometric(8.0, 0.1, 16)
+    longer = sorted([*walk, walk[repeated]], reverse=True)
+    x = 8 * draw_noise([0], (40,)).double()
+    one, other = (sample(gaussian.denoise, x, each, sampler=name, eta=still(name)) for each in (walk, longer))
+    # unipc corrects once more what it stays at, and the last step otherwise not at all.
+    torch.testing.assert_close(one, other, rtol=0, atol=2e-3 if name == "unipc" else 1e-12)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_where_a_level_is_repeated_noise_fails_nothing(name, gaussian):
+    latent = sample(gaussian.denoise, 8 * draw_noise([0], (40,)), [8, 8, 4, 2, 2, 1, 0.5, 0.1, 0.1], sampler=name)
+    assert 0 < float(latent.std()) < 2
+
+
+@pytest.mark.parametrize("sigmas", [[], [1.0, 2.0], [1.0, 0.0, 0.0], [1.0, -1.0], [1.0, math.nan], [math.inf, 0.0]])
 def test_sigmas_must_descend(sigmas, gaussian):
     with pytest.raises(UserError, match="descend"):
         sample(gaussian.denoise, torch.zeros(1), sigmas)
@@ -308,5 +326,5 @@ def test_every_name_of_the_issue_is_there():
 
 
 def test_the_names_cost_no_torch():
-    code = "import sys; from mezzotint.sampling import SAMPLERS; assert 'torch' not in sys.modules"
+    code = "import sys, mezzotint; assert mezzotint.sampling.SAMPLERS; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,7 +4,8 @@ A sampler asks for a clean estimate by yielding a Query and is sent the estimate
 drives it decides about batches, progress, previews and cancelling (see `loop`).
 
     x        [B ...] any shape and floating dtype, x = x0 + sigma * n throughout
-    sigmas   descending floats, the first that of x, the last 0 (or any sigma to stop at)
+    sigmas   descending floats, the first that of x, the last 0 (or any sigma to stop at); where one is repeated, that
+             step asks and stays
     noise    gives a fresh tensor of x's shape and unit variance; only samplers that add noise call it
     eta      how much noise those add, as a share of what their paper has
 

@@ -29,6 +29,8 @@ def dpmpp_2m(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     h_before = 0.0
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x0 = yield Query(x, sigma, step, sigma_next / sigma)
+        if sigma_next == sigma:
+            continue
         h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
         if x0_before is None or math.isinf(h):
             d0 = x0
@@ -99,6 +101,8 @@ def dpmpp_2m_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 
         x0 = yield Query(x, sigma, step, sigma_next / sigma)
         if sigma_next == 0:
             return x0
+        if sigma_next == sigma:
+            continue
         h = math.log(sigma / sigma_next)
         d0 = x0 if x0_before is None else x0 + (x0 - x0_before) * (h / (2 * h_before))
         x = d0 + math.exp(-h - eta * h) * (x - d0)
@@ -123,6 +127,8 @@ def dpmpp_3m_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 
         x0 = yield Query(x, sigma, step, sigma_next / sigma)
         if sigma_next == 0:
             return x0
+        if sigma_next == sigma:
+            continue
         h = math.log(sigma / sigma_next)
         grown = (1 + eta) * h
         x = x0 + math.exp(-grown) * (x - x0)
@@ -163,6 +169,8 @@ def unipc(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
             if d1 is not None:
                 change = change + weights[0] * d1
             x = x0_before + ratio * (start - x0_before) + (1 - ratio) * change
+        if sigma_next == sigma:
+            continue
         start, ratio = x, sigma_next / sigma
         h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
         if x0_before is None or sigma_next == 0 or last_of_few(step, steps):

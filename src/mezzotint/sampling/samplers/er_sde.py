@@ -34,28 +34,31 @@ def er_sde(x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 1.0) -
         """phi(low) / phi(high), with no exponential of a large number."""
         return low / high * math.exp(eta * (_logarithm(low) - _logarithm(high)))
 
+    before: list[float] = []
     x0_before: Tensor | None = None
     d1_before: Tensor | None = None
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x0 = yield Query(x, sigma, step, sigma_next / sigma)
         if sigma_next == 0:
             return x0
+        if sigma_next == sigma:
+            continue
         r = ratio(sigma_next, sigma)
         x = x0 + r * (x - x0)
         if x0_before is not None:
             change = sigma_next - sigma
-            d1 = (x0 - x0_before) / (sigma - sigmas[step - 1])
+            d1 = (x0 - x0_before) / (sigma - before[0])
             weight = _integral(partial(ratio, sigma_next), sigma_next, sigma)
             x = x + (change + weight) * d1
             if d1_before is not None:
-                d2 = (d1 - d1_before) / ((sigma - sigmas[step - 2]) / 2)
+                d2 = (d1 - d1_before) / ((sigma - before[1]) / 2)
                 moment = _integral(partial(ratio, sigma_next), sigma_next, sigma, power=1)
                 x = x + (change**2 / 2 + moment - sigma * weight) * d2
             d1_before = d1
         fresh = sigma_next**2 - (r * sigma) ** 2
         if eta > 0 and fresh > 0:
             x = x + math.sqrt(fresh) * noise()
-        x0_before = x0
+        x0_before, before = x0, [sigma, *before[:1]]
     return x
 
 

@@ -42,8 +42,10 @@ def plms(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         remaining = sigma_next / sigma
         x0 = yield Query(x, sigma, step, remaining)
+        if sigma_next == sigma:
+            continue
         slopes = [(x - x0) / sigma, *slopes[:3]]
-        if step == 0:
+        if len(slopes) == 1:
             x = x0 + sigma_next * slopes[0]
             if not too_long(sigma, sigma_next):
                 x0_next = yield Query(x, sigma_next, step, remaining)
@@ -61,10 +63,12 @@ def lms(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     others. It is of third degree at most, so Gauss's quadrature of two points gives it exactly.
     """
     slopes: list[Tensor] = []
+    nodes: list[float] = []
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x0 = yield Query(x, sigma, step, sigma_next / sigma)
-        slopes = [(x - x0) / sigma, *slopes[:3]]
-        nodes = [sigmas[step - j] for j in range(len(slopes))]
+        if sigma_next == sigma:
+            continue
+        slopes, nodes = [(x - x0) / sigma, *slopes[:3]], [sigma, *nodes[:3]]
         x = advance(x0, sigma, [_lagrange(nodes, j, sigma, sigma_next) for j in range(len(nodes))], slopes)
     return x
 
@@ -87,6 +91,8 @@ def deis(x: Tensor, sigmas: Sequence[float], noise: Noise) -> Walk:
     steps = len(sigmas) - 1
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x0 = yield Query(x, sigma, step, sigma_next / sigma)
+        if sigma_next == sigma:
+            continue
         slope = (x - x0) / sigma
         if before is None or sigma_next == 0 or last_of_few(step, steps):
             x = x0 + sigma_next * slope

@@ -33,8 +33,8 @@ WORDS_ALONE: dict[str, Any] = dict.fromkeys((*PICTURES, "extend"), "") | {
 def inverted(pipe: Pipeline, image: Image.Image, request: Request, rounds: int) -> Tensor:
     """The noise [1 C h w], of unit variance or nearly, from which `ddim` draws the picture by the request's words.
 
-    What the request says of seed, size, sampler and pictures is not read. Raises UserError for a picture whose sides are no
-    multiples of what the model wants, negative rounds, or a request that the model cannot draw.
+    What the request says of seed, size, sampler and pictures is not read. Raises UserError for a picture whose sides
+    are no multiples of what the model wants, negative rounds, or a request that the model cannot draw.
     """
     factor = pipe.codec.factor
     if any(side % factor for side in image.size):

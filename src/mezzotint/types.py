@@ -147,7 +147,8 @@ class Request:
     keep_colours: bool = True
     """Take back what the autoencoder does to the mean colour of the picture, which adds up where one is drawn often."""
     depth: str = ""
-    """A depth map to draw on: a picture of 8 or 16 bits, an .exr or a .npy."""
+    """A depth map to draw on: a picture of 8 or 16 bits, an .exr or a .npy; or auto, or auto:MODEL, to take it from the
+    image, by our own estimator or one of transformers."""
     depth_kind: str = "disparity"
     """What large values of the depth map mean: disparity, near (bright in a picture), or metric, far."""
     silhouette: str = ""

@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "tokens": "show how a prompt is read: its steps, parts, chunks, tokens and weights",
     "inspect": "say what a model file or folder holds",
     "convert": "write a model in another layout",
+    "depth": "estimate how near every place of a picture is",
     "world": "render scenes of the still life",
     "train": "train a model, or one stage of it",
     "evaluate": "measure what a model obeys",

@@ -17,6 +17,7 @@ from mezzotint.conditioning.canvas import Box, Size
 from mezzotint.conditioning.hints import hint_named
 from mezzotint.sampling import sizes
 from mezzotint.store import pictures
+from mezzotint.store.sight import depth_of
 from mezzotint.types import Request, UserError, sides
 
 
@@ -68,7 +69,8 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
     size = _size(request, native if image is None else image.size)
     if image is not None:
         image = canvas.fitted(image, size, request.resize)
-    hints = {name: canvas.fitted(_plane(request, name, file), size, request.resize) for name, file in given.items()}
+    planes = {name: _plane(request, name, file, image) for name, file in given.items()}
+    hints = {name: canvas.fitted(plane, size, request.resize) for name, plane in planes.items()}
     back = None
     if image is not None and mask is not None:
         mask = canvas.fitted(mask, size, request.resize)
@@ -85,8 +87,7 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
         edit = replace(edit, pixels=canvas.to_pixels(_placed(image, box, part, drawn)))
     if mask is not None:
         edit = replace(edit, mask=canvas.to_plane(_placed(mask, box, part, drawn)))
-    planes = {name: canvas.to_plane(_placed(plane, box, part, drawn)) for name, plane in hints.items()}
-    return replace(edit, hints=planes)
+    return replace(edit, hints={n: canvas.to_plane(_placed(plane, box, part, drawn)) for n, plane in hints.items()})
 
 
 def _size(request: Request, own: Size) -> Size:
@@ -117,9 +118,15 @@ def _mask(request: Request, image: Image.Image | None) -> Image.Image | None:
     return mask.resize(image.size, Image.Resampling.LANCZOS)
 
 
-def _plane(request: Request, name: str, file: str) -> Image.Image:
-    """The plane of a hint, as it is given. Raises UserError for a hint that there is not."""
+def _plane(request: Request, name: str, file: str, image: Image.Image | None) -> Image.Image:
+    """The plane of a hint, as it is given, or taken from the image. Raises UserError for a hint that there is not."""
     hint = hint_named(name)
+    by = pictures.estimator(file) if hint.kind == "depth" else None
+    if by is not None:
+        if image is None:
+            raise UserError("There is no image to take the depth map from: give image, or a depth map.")
+        seen = depth_of(canvas.to_pixels(image), by)
+        return hint.given(Image.fromarray(seen[0, 0].float().numpy(), mode="F"))
     picture = pictures.READERS[hint.kind](file)
     return hint.given(canvas.disparity(picture, request.depth_kind) if hint.kind == "depth" else picture)
 

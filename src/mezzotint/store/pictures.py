@@ -18,6 +18,8 @@ from mezzotint.types import PICTURES, Request, UserError
 if TYPE_CHECKING:
     import numpy as np
 
+AUTO = "auto"
+"""What stands in the place of a depth map's file where one is to be taken from the picture."""
 IN_MEMORY = "memory:"
 """How the name of a picture begins that has no file."""
 TOP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 65535}
@@ -81,12 +83,15 @@ def picture_names(request: Request) -> list[str]:
     """The full names of a request's pictures, in the order of its fields."""
     found = located(request)
     hint = [text.partition(":")[2] for text in found.hint]
-    return [name for name in (*(getattr(found, field) for field in PICTURES), *hint) if name != ""]
+    names = (*(getattr(found, field) for field in PICTURES), *hint)
+    return [name for name in names if name != "" and estimator(name) is None]
 
 
 def full_name(name: str) -> str:
     """The name from wherever one stands; that of a picture in memory is itself."""
-    return name if name == "" or name.startswith(IN_MEMORY) else str(Path(name).expanduser().absolute())
+    if name == "" or name.startswith(IN_MEMORY) or estimator(name) is not None:
+        return name
+    return str(Path(name).expanduser().absolute())
 
 
 def read_colours(name: str) -> Image.Image:
@@ -138,6 +143,11 @@ def read_depth(name: str) -> Image.Image:
     if values.min() == values.max():
         raise UserError(f"The depth map {name} is {values.flat[0]:g} everywhere, which says nothing: give another.")
     return Image.fromarray(values, mode="F")
+
+
+def estimator(name: str) -> str | None:
+    """By what a depth map is to be taken from the picture, "" our own, where "auto" or "auto:MODEL" is in its place."""
+    return name.partition(":")[2] if name == AUTO or name.startswith(f"{AUTO}:") else None
 
 
 READERS = {"colours": read_colours, "mask": read_mask, "depth": read_depth}

@@ -9,6 +9,7 @@ from typing import Any, cast, get_type_hints
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig, CLIPVisionConfig
 from mezzotint.conditioning.hints import INPAINT, channels
+from mezzotint.conditioning.sight_config import SightConfig
 from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.noise.schedule import NoiseSchedule
@@ -164,6 +165,14 @@ class HintsRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SightRecipe:
+    """What tells from a picture how near every place is, and where solids stand."""
+
+    network: SightConfig = field(default_factory=SightConfig)
+    fit: FitConfig = field(default_factory=lambda: FitConfig(images=60_000, batch=32, lr=2e-3, ema=3000, fall=0.7))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All stages of a model. Sizes in pixels; progress in images."""
 
@@ -178,6 +187,7 @@ class Recipe:
     decoder: DecoderRecipe
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     hints: HintsRecipe = field(default_factory=HintsRecipe)
+    sight: SightRecipe = field(default_factory=SightRecipe)
     encoder: str = ""
     """A text encoder that the library transformers loads, a folder or a hub id, in place of the text tower of the clip
     stage; the empty text is none."""

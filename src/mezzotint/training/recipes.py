@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
 
+from mezzotint.conditioning.sight_config import SightConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.training.recipe import (
@@ -17,6 +18,7 @@ from mezzotint.training.recipe import (
     DecoderRecipe,
     HintsRecipe,
     Recipe,
+    SightRecipe,
     UNetRecipe,
     VAERecipe,
 )
@@ -68,6 +70,7 @@ def debug() -> Recipe:
         decoder=DecoderRecipe(crop=32, fit=quick),
         classifier=_classifier((16, 16), (1, 2), quick, heads=2, groups=4),
         hints=HintsRecipe(rank=2, fit=quick),
+        sight=SightRecipe(network=SightConfig(widths=(8, 16), norm_num_groups=4), fit=quick),
         defaults={"steps": 2, "guidance": 2.0, "sampler": "euler"},
     )
 

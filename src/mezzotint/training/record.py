@@ -18,7 +18,7 @@ from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
 from mezzotint.vae.tiny_config import AnyAutoencoderConfig, TinyAutoencoderConfig
 
-PARTS = ("vae", "clip", "unet", "decoder", "classifier", "hints")
+PARTS = ("vae", "clip", "unet", "decoder", "classifier", "hints", "sight")
 """The keys that belong to one stage each."""
 BESIDE = ("recipe", "data", "start")
 """The keys that stand beside the recipe's own."""

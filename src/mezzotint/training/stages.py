@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from mezzotint.conditioning.hints import channels
+from mezzotint.conditioning.sight import Sight
 from mezzotint.denoise import classifier as noisy
 from mezzotint.denoise.adapter import adapted, learned
 from mezzotint.denoise.denoiser import Denoiser
@@ -20,6 +22,7 @@ from mezzotint.store.facts import write_json
 from mezzotint.store.hints import save_hints
 from mezzotint.store.part import save_part
 from mezzotint.store.png import write_plain
+from mezzotint.store.sight import save_sight
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.text.train import train_tokenizer
 from mezzotint.training import classifier as naming
@@ -31,6 +34,7 @@ from mezzotint.training.fit import channels_last, fit
 from mezzotint.training.hints import Hints
 from mezzotint.training.record import begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
+from mezzotint.training.sight import SightTask
 from mezzotint.training.truth import SceneTruth
 from mezzotint.training.unet import DenoiserTask, trained
 from mezzotint.training.vae import AutoencoderTask, standardise
@@ -232,6 +236,21 @@ def train_hints(run: Run) -> None:
         save_hints(recipe.names, learned(trained(network).unet), run.stage("hints"))
 
 
+def train_sight(run: Run) -> None:
+    """What tells depth and solids from a picture."""
+    recipe = run.recipe.sight
+    pictures = run.pictures()
+    if not isinstance(pictures, StillLife):
+        raise UserError("Sight is learned from scenes whose depth and solids are known: train it without --data.")
+    torch.manual_seed(recipe.fit.seed)
+    truth = SceneTruth(pictures, run.folder / "data")
+    truth.render()
+    task = SightTask(channels_last(Sight(recipe.network).to(run.device)), pictures, truth)
+    network = fit(task, recipe.fit, run.stage("sight"), resume=run.resume, report=run.reporter("sight"))
+    if workers.leads():
+        save_sight(network, asdict(recipe.network), run.stage("sight"))
+
+
 @torch.no_grad()
 def _reconstructions(autoencoder: Autoencoder, pictures: Pictures) -> list[Tensor]:
     """Eight pictures and below each what the autoencoder makes of it."""
@@ -256,11 +275,12 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "decoder": train_decoder,
     "classifier": train_classifier,
     "hints": train_hints,
+    "sight": train_sight,
 }
 """What is trained, by name and in order."""
 NEEDS = {"unet": ("vae", "clip"), "decoder": ("vae",), "classifier": ("vae",), "hints": ("vae", "clip", "unet")}
 """The stages that must be finished before one alone."""
-ALL = [name for name in STAGES if name != "hints"]
+ALL = [name for name in STAGES if name not in ("hints", "sight")]
 """What "all" trains."""
 FINE_TUNED = ["unet"]
 """What "all" trains of a model that is begun from; its latents and its words stay as they are."""

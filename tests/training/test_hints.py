@@ -194,6 +194,49 @@ def test_what_a_hint_reads_is_never_what_no_hint_is(name: str, pictures: StillLi
     assert hint.reads(large, (4, 4)).sub(found).abs().mean() < 0.3
 
 
+def test_a_model_for_inpainting_or_from_depth_is_written_for_diffusers(
+    model: Path, pipe: mezzotint.Pipeline, shape: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mean)
+    picture = Image.effect_noise((SIZE, SIZE), 90).convert("RGB")
+    fields: dict[str, Any] = {
+        "image": picture,
+        "mask": shape,
+        "seed": 5,
+        "steps": 4,
+        "sampler": "ddim",
+        "guidance": 3.0,
+    }
+    for name in ("inpaint", "depth"):
+        assert main(["convert", str(model), str(tmp_path / name), "--to", "diffusers", "--reads", name]) == 0
+    ours = pipe(PROMPT, keep_colours=False, **fields)
+    again = mezzotint.load(tmp_path / "inpaint")(PROMPT, keep_colours=False, **fields)
+    # What was written is in 16 bits, as the model is stored; what we draw with is put together in 32.
+    assert np.abs(np.asarray(ours).astype(int) - np.asarray(again)).max() <= 3
+    theirs = diffusers.StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "inpaint", safety_checker=None)
+    theirs.set_progress_bar_config(disable=True)
+    stream = torch.Generator().manual_seed(5)
+    asked = {
+        "image": picture,
+        "mask_image": shape,
+        "height": SIZE,
+        "width": SIZE,
+        "strength": 1.0,
+        "guidance_scale": 3.0,
+    }
+    (expected,) = theirs(PROMPT, generator=stream, num_inference_steps=4, **asked).images
+    core = (slice(14, 18), slice(14, 18))  # Nearer to the edge ours fades into the picture.
+    assert np.abs(np.asarray(again)[core].astype(int) - np.asarray(expected)[core]).max() <= 1
+    depth = np.linspace(0, 1, SIZE**2).reshape(SIZE, SIZE)
+    from_depth = mezzotint.load(tmp_path / "depth")(PROMPT, seed=5, depth=depth)
+    assert np.abs(np.asarray(from_depth).astype(int) - np.asarray(pipe(PROMPT, seed=5, depth=depth))).max() <= 3
+    assert main(["convert", str(model), str(tmp_path / "x"), "--to", "diffusers", "--reads", "edges"]) == 2
+    assert main(["convert", str(model), str(tmp_path / "x.safetensors"), "--to", "single-file"]) == 2
+
+
 def test_damaged_weights_are_told_when_they_are_asked_for(model: Path, tmp_path: Path, shape: Image.Image) -> None:
     import shutil
 

@@ -38,6 +38,9 @@ class Options:
     """Cast a model's weights; 16 bits halve the file."""
     ema: bool = False
     """Take the averages of a file's U-Net (model_ema.) in place of its plain weights."""
+    reads: str = ""
+    """A hint that the model has learned, inpaint or depth: what is written reads it always, as models for inpainting
+    and from depth do elsewhere."""
     overwrite: bool = False
     """Replace the model that is at the target, when the new one is whole."""
     json: bool = False
@@ -61,8 +64,8 @@ def convert_lora(options: Options, target: Path) -> list[Path]:
     """Write a LoRA; returns its file."""
     path = lora_files(str(full_path(options.source)))[0]
     lora_header(str(path))
-    if options.dtype is not None or options.ema:
-        raise UserError("A LoRA stays as it is stored: leave out --dtype and --ema.")
+    if options.dtype is not None or options.ema or options.reads:
+        raise UserError("A LoRA stays as it is stored: leave out --dtype, --ema and --reads.")
     check(path, target, options)
     from mezzotint.store.lora.convert import convert_lora as convert
 
@@ -81,7 +84,7 @@ def convert_model(options: Options, target: Path) -> list[Path]:
     from mezzotint.store.device import choose_dtype
 
     layout = "diffusers" if options.to == "diffusers" else "single-file"
-    return convert(path, target, layout, dtype=choose_dtype(options.dtype), ema=options.ema)
+    return convert(path, target, layout, dtype=choose_dtype(options.dtype), ema=options.ema, reads=options.reads)
 
 
 def check(path: Path, target: Path, options: Options) -> None:

@@ -89,13 +89,14 @@ def learned(wide: UNet) -> dict[str, Tensor]:
     return found
 
 
-def with_learned(unet: UNet, tensors: Mapping[str, Tensor]) -> UNet:
+def with_learned(unet: UNet, tensors: Mapping[str, Tensor], reads: slice = slice(None)) -> UNet:
     """A U-Net of its own with what an adapted one has learned, as `learned` gives it, in its weights.
 
-    Raises KeyError or RuntimeError where the tensors are of another U-Net.
+    It reads those of the new channels that `reads` says; the others are as if zero lay on them. Raises KeyError or
+    RuntimeError where the tensors are of another U-Net.
     """
     weights = dict(unet.state_dict())
-    columns = tensors[f"{FIRST}.columns"].to(weights[f"{FIRST}.weight"])
+    columns = tensors[f"{FIRST}.columns"][:, reads].to(weights[f"{FIRST}.weight"])
     weights[f"{FIRST}.weight"] = torch.cat([weights[f"{FIRST}.weight"], columns], dim=1)
     for name in sorted({name.rpartition(".")[0] for name in tensors} - {FIRST}):
         weight = weights[f"{name}.weight"]

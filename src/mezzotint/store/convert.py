@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,19 +11,34 @@ import torch
 from mezzotint.store.folder import save_folder
 from mezzotint.store.load import load_parts
 from mezzotint.store.single_file import save_file
+from mezzotint.types import UserError
 
 Layout = Literal["diffusers", "single-file"]
 
 
 def convert(
-    source: Path, target: Path, to: Layout, *, dtype: torch.dtype | None = None, ema: bool = False
+    source: Path,
+    target: Path,
+    to: Layout,
+    *,
+    dtype: torch.dtype | None = None,
+    ema: bool = False,
+    reads: str = "",
 ) -> list[Path]:
     """Write the model at `source` as a diffusers folder or as a single file; returns the files that were written.
 
-    Weights keep their dtype, unless `dtype` is given, and every bit. Raises UserError as `load_parts`, `save_folder`
-    and `save_file`; what was at `target` then stays.
+    Weights keep their dtype, unless `dtype` is given, and every bit. `reads` is the name of a hint that the model has
+    learned: what is written is a model that reads it always, as other programs know them. Raises UserError as
+    `load_parts`, `save_folder` and `save_file`, and for hints that the layout has no place for; what was at `target`
+    then stays.
     """
     parts = load_parts(source, dtype=None, ema=ema)
+    if reads != "":
+        if parts.hints is None:
+            raise UserError(f"The model has learned no hints, so it cannot read {reads}: leave reads out.")
+        parts = replace(parts, unet=parts.hints.unet(parts.unet, reads), hints=None)
+    if to == "single-file" and parts.hints is not None:
+        raise UserError("A single file has no place for the hints that the model has learned: name one with --reads.")
     if to == "single-file":
         save_file(parts, target, dtype=dtype)
         return [target]

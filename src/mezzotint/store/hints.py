@@ -47,12 +47,20 @@ class StoredHints:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} is missing or damaged ({error}): get it again.") from error
 
-    def unet(self, base: UNet) -> UNet:
-        """The U-Net that reads the hints, of the one that they were learned for. Raises UserError for another."""
+    def unet(self, base: UNet, name: str = "") -> UNet:
+        """The U-Net that reads the hints, or the one of a name alone, of the one that they were learned for.
+
+        Raises UserError for another, and for a hint that is not among them.
+        """
+        from mezzotint.conditioning.hints import channels
         from mezzotint.denoise.adapter import with_learned
 
+        if name not in ("", *self.names):
+            raise UserError(f"The model has learned no hint {name}: use one of {', '.join(self.names)}.")
+        first = sum(channels(one) for one in self.names[: self.names.index(name)]) if name else 0
+        reads = slice(first, first + channels(name)) if name else slice(None)
         try:
-            return with_learned(base, self.tensors)
+            return with_learned(base, self.tensors, reads)
         except (KeyError, RuntimeError) as error:
             raise UserError(f"The hints in {self.folder} were learned for another U-Net ({error}).") from error
 

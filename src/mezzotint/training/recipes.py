@@ -87,23 +87,23 @@ def still_life_64() -> Recipe:
         vae=VAERecipe(
             network=_vae(64, 16, 32, 64, 128),
             crop=64,
-            fit=FitConfig(images=60_000, batch=32, lr=2e-3, warmup=3200, ema=3000),
+            fit=FitConfig(images=50_000, batch=32, lr=2e-3, warmup=3200, ema=3000),
         ),
         clip=CLIPRecipe(
             width=192,
             layers=4,
             heads=6,
             patch=8,
-            fit=FitConfig(images=200_000, batch=256, betas=(0.9, 0.98), warmup=10_000, ema=10_000),
+            fit=FitConfig(images=160_000, batch=256, betas=(0.9, 0.98), warmup=10_000, ema=10_000),
         ),
         unet=UNetRecipe(
             network=_unet(64, (96, 160), (True, True), 192),
-            fit=FitConfig(images=250_000, batch=64, warmup=4_000, ema=4_000, fall=1.0),
+            fit=FitConfig(images=180_000, batch=64, warmup=4_000, ema=4_000, fall=1.0),
         ),
         decoder=DecoderRecipe(
-            crop=64, fit=FitConfig(images=30_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)
+            crop=64, fit=FitConfig(images=15_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)
         ),
-        classifier=_classifier((112,), (3,), FitConfig(images=150_000, batch=32, lr=1.5e-3, ema=3000, fall=0.6)),
+        classifier=_classifier((112,), (3,), FitConfig(images=60_000, batch=32, lr=1.5e-3, ema=3000, fall=0.6)),
     )
 
 

@@ -53,7 +53,7 @@ def test_the_debug_recipe_from_nothing_to_a_picture(tmp_path: Path, capsys: pyte
     assert "debug" in card
     assert "64 scenes of the still life" in card
     assert json.loads((run / "model" / "mezzotint.json").read_text())["recipe"]["scenes"] == 64
-    for stage in stages.STAGES:
+    for stage in stages.ALL:
         assert [line["seen"] for line in read_log(run / stage)][-1] == 32
     assert {path.name for path in (run / "unet" / "samples").iterdir()} >= {"00000008.png", "00000032.png"}
     assert (run / "vae" / "samples" / "reconstructions.png").exists()

@@ -63,11 +63,11 @@ def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("channels", "sized", "name", "said"),
     [
-        (9, False, "StableDiffusionInpaintPipeline", "a picture and the mask"),
-        (8, False, "StableDiffusionInstructPix2PixPipeline", "the picture to change"),
+        (9, False, "StableDiffusionInpaintPipeline", None),
+        (8, False, "StableDiffusionInstructPix2PixPipeline", "give image"),
         (4, True, "StableDiffusionXLPipeline", None),
-        (9, True, "StableDiffusionXLInpaintPipeline", "a picture and the mask"),
-        (8, True, "StableDiffusionXLInstructPix2PixPipeline", "the picture to change"),
+        (9, True, "StableDiffusionXLInpaintPipeline", None),
+        (8, True, "StableDiffusionXLInstructPix2PixPipeline", "give image"),
     ],
 )
 def test_there_and_back(

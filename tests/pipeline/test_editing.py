@@ -159,7 +159,7 @@ def test_requests_that_mean_nothing(fields: dict[str, Any], what: str) -> None:
         ({"image": Image.new("RGB", (5000, 8))}, "5000x8 pixels"),
         ({"image": Image.new("RGB", (32, 32)), "mask": Image.new("L", (64, 32), 255)}, "the image's shape"),
         ({"image": Image.new("RGB", (32, 32)), "mask": Image.new("L", (32, 32))}, "black everywhere"),
-        ({"depth": np.random.default_rng(0).random((4, 4))}, "reads no depth map"),
+        ({"depth": np.random.default_rng(0).random((4, 4))}, "reads no depth"),
         ({"image": 7}, "is no picture"),
     ],
 )

@@ -133,7 +133,7 @@ def still_life_128() -> Recipe:
         ),
         unet=UNetRecipe(
             network=_unet(128, (64, 128, 192), (False, True, True), 192),
-            fit=FitConfig(images=1_200_000, batch=64, warmup=4_000, ema=4_000, fall=1.0),
+            fit=FitConfig(images=1_410_000, batch=64, warmup=4_000, ema=4_000, fall=1.0),
         ),
         decoder=DecoderRecipe(
             crop=64, fit=FitConfig(images=40_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)

@@ -139,6 +139,13 @@ def test_each_hint_changes_the_picture_and_none_leaves_it(pipe: mezzotint.Pipeli
     assert np.array_equal(np.asarray(drawn[3])[outside], np.asarray(picture)[outside])
 
 
+def test_guides_go_with_hints(pipe: mezzotint.Pipeline, model: Path, shape: Image.Image) -> None:
+    """The worse network of pag reads them too, another model does not."""
+    plain = pipe(PROMPT, seed=1, silhouette=shape)
+    for guide in ("pag:9", f"auto:{model}:9"):
+        assert pipe(PROMPT, seed=1, silhouette=shape, guide=(guide,)).tobytes() != plain.tobytes()
+
+
 def test_labels_are_parted_by_background() -> None:
     labels = np.zeros((8, 8), dtype=np.uint8)
     labels[2:6, 1:4], labels[2:6, 4:7] = 80, 160

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mezzotint.noise.generator import generator
-from mezzotint.pipeline.plan import Ask, Plan
+from mezzotint.pipeline.plan import Ask, Plan, Row
 from mezzotint.pipeline.start import Start, start
 from mezzotint.sampling import two_pass
 from mezzotint.sampling.loop import Loop, Told
@@ -157,13 +157,13 @@ def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, known: Mapping[Ask, Cond
 
 
 def told(pipe: Pipeline, plan: Plan, known: Mapping[Ask, Conditioning], begun: Start) -> dict[str, Told]:
-    """What the rows of a picture are told, and who denoises them."""
-    return {
-        name: Told(
-            tuple((step, begun.told(known[ask], name)) for step, ask in row.phases), pipe.networks.get(row.wanted)
-        )
-        for name, row in plan.rows.items()
-    }
+    """What the rows of a picture are told, and who denoises them; another model knows nothing of this one's hints."""
+
+    def phases(name: str, row: Row) -> tuple[tuple[int, Conditioning], ...]:
+        alone = plan.layout.learned and row.wanted.model != ""
+        return tuple((step, known[ask] if alone else begun.told(known[ask], name)) for step, ask in row.phases)
+
+    return {name: Told(phases(name, row), pipe.networks.get(row.wanted)) for name, row in plan.rows.items()}
 
 
 def _pictures(pipe: Pipeline, drawn: Sequence[tuple[_Drawing, Progress, Tensor]]) -> Iterator[Progress]:

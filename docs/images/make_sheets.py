@@ -3,6 +3,7 @@
 large.webp: a row for each way to draw at four times the trained area, the picture at the trained size first.
 guidance.webp: a row for each scale of guidance, and for scale 5 under each guide. Both with seed 7.
 classifier.webp: no prompt, and a column for each thing that the classifier was told to look for, with seeds from 7 on.
+edit.webp: a picture, another prompt from it at strengths of 0.2, 0.5, 0.7, 0.8 and 1, and its right half repainted.
 None was chosen by hand.
 """
 
@@ -27,6 +28,8 @@ PROMPTS = (
     "a sphere and a cube",
 )
 PAIRS = ("red sphere", "blue cube", "green cone", "yellow torus", "white cylinder", "orange pyramid")
+STRENGTHS = (0.2, 0.5, 0.7, 0.8, 1.0)
+REPAINTED = ("a green cone", "a yellow torus", "a white cylinder", "a pink sphere", "an orange cube")
 SIZES = {"width": 256, "height": 256}
 LARGE: dict[str, dict[str, Any]] = {
     "128 pixels": {},
@@ -55,6 +58,19 @@ def steered(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
     }
 
 
+def edited(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
+    """A picture first, then what becomes of it by strength, and where its right half is repainted."""
+    begun = pipe("a red sphere to the left of a blue cube", seed=SEED)
+    half = Image.new("L", begun.size)
+    half.paste(255, (begun.width // 2, 0, *begun.size))
+    other = "a green cone to the left of a yellow cylinder"
+    told = [f"a red sphere to the left of {solid}" for solid in REPAINTED]
+    return {
+        "strength": [begun, *(pipe(other, seed=SEED, image=begun, strength=share) for share in STRENGTHS)],
+        "mask": [begun, *(pipe(words, seed=SEED, image=begun, mask=half) for words in told)],
+    }
+
+
 def sheet(rows: dict[str, list[Image.Image]], side: int) -> Image.Image:
     """A row of pictures for each label, every picture `side` pixels high and wide."""
     columns = max(map(len, rows.values()))
@@ -75,6 +91,7 @@ def main() -> None:
         "large": (drawn(pipe, LARGE), 192),
         "guidance": (drawn(pipe, GUIDED), 112),
         "classifier": (steered(pipe), 112),
+        "edit": (edited(pipe), 112),
     }
     for name, (rows, side) in sheets.items():
         sheet(rows, side).save(Path(__file__).with_name(f"{name}.webp"), quality=82)

@@ -21,6 +21,8 @@ from mezzotint.training.fit_config import FitConfig
 from mezzotint.training.sight import SightTask
 from mezzotint.training.truth import SceneTruth
 from mezzotint.types import UserError
+from mezzotint.world.render import render
+from mezzotint.world.scene import random_scenes
 
 
 def tiny() -> Sight:
@@ -112,6 +114,16 @@ def test_an_estimator_of_transformers(tmp_path: Path) -> None:
     found = [store.depth_of(pixels, str(tmp_path / folder)) for folder in ("plain", "pipe")]
     assert found[0].shape == (2, 1, 24, 40)
     assert torch.equal(*found)
+
+
+def test_the_shipped_one_sees_scenes_kept_out_of_training() -> None:
+    """`benchmarks/sight.py` measures more of them."""
+    drawn = render(random_scenes(12, 3, held_out=True), 128)
+    seen = store.load_sight().see(drawn.pixels)
+    for disparity, depth in zip(seen.disparity.flatten(1), drawn.depth.flatten(1), strict=True):
+        assert np.corrcoef(disparity.argsort().argsort(), (1 / depth).argsort().argsort())[0, 1] > 0.9
+    found, there = seen.solid[:, 0] > 0.5, drawn.masks.sum(dim=1) > 0.5
+    assert (found & there).sum() / (found | there).sum() > 0.85
 
 
 def test_no_sight_is_one_sentence(tmp_path: Path) -> None:

@@ -169,7 +169,10 @@ class SightRecipe:
     """What tells from a picture how near every place is, and where solids stand."""
 
     network: SightConfig = field(default_factory=SightConfig)
-    fit: FitConfig = field(default_factory=lambda: FitConfig(images=60_000, batch=32, lr=2e-3, ema=3000, fall=0.7))
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(images=20_000, batch=32, lr=2e-3, warmup=640, fall=0.7, ema=1500)
+    )
+    """Rank correlation of depth 0.98, IoU of solids 0.93: see docs/log.md."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,20 +99,12 @@ def read_colours(name: str) -> Image.Image:
 
     Raises UserError for a file that is missing or no picture.
     """
-    picture = _turned(name)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return _eight_bits(picture, name).convert("RGB")
+    return _opaque(name, "white").convert("RGB")
 
 
 def read_mask(name: str) -> Image.Image:
     """The picture in grey, mode L: 255 where it is white, 0 where it is black or transparent. Raises as above."""
-    picture = _turned(name)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-    return _eight_bits(picture, name).convert("L")
+    return _opaque(name, "black").convert("L")
 
 
 def read_depth(name: str) -> Image.Image:
@@ -166,6 +158,15 @@ def check_there(name: str) -> None:
         there = False
     if not there:
         raise UserError(f"There is no picture {name}: give the name of a file.")
+
+
+def _opaque(name: str, ground: str) -> Image.Image:
+    """The picture upright in 8 bits, on a ground of this colour where it is transparent."""
+    picture = _turned(name)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
+    return _eight_bits(picture, name)
 
 
 def _turned(name: str) -> Image.Image:

@@ -50,11 +50,13 @@ def load(
     vae: str | Path = "",
     loras: Loras = (),
     embeddings: Names = (),
+    image_adapter: str | Path = "",
     checksums: Checksums | None = None,
 ) -> Pipeline:
     """The model, ready to draw: a shipped model's name, a diffusers folder, one file, or a name on the hub.
 
-    `vae`, `loras` and `embeddings` are files beside it, as in `Pipeline.use`, which changes them later.
+    `vae`, `loras`, `embeddings` and `image_adapter` are files beside it, as in `Pipeline.use`, which changes them
+    later.
 
     `device` none is the accelerator if there is one, else the CPU. `dtype` none is 32 bits on a CPU and as stored
     elsewhere; else float32, bfloat16 or float16. `ema` takes a file's averaged weights in place of its plain ones.
@@ -72,7 +74,7 @@ def load(
     from mezzotint.store.models import full_name, resolve
     from mezzotint.store.weights import Unread
 
-    path, extras = resolve(model), Extras.named(vae, loras, embeddings)
+    path, extras = resolve(model), Extras.named(vae, loras, embeddings, image_adapter)
     extras.check(text_width(path))
     chosen = choose_device(device)
     # On a CPU fewer bits are slower.

@@ -7,6 +7,7 @@ H W height and width of the picture in pixels. This file imports no torch, so th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -31,7 +32,9 @@ RESIZES = ("crop", "pad", "stretch")
 FILLS = ("original", "colours", "noise")
 DEPTHS = ("disparity", "metric")
 PICTURES = ("image", "mask", "depth", "silhouette")
-"""The fields of a request that name pictures."""
+"""The fields of a request that name one picture each."""
+IN_MEMORY = "memory:"
+"""How the name of a picture begins that has no file."""
 
 
 class UserError(ValueError):
@@ -70,10 +73,39 @@ class Lora:
         return short if one_is_enough else f"{short}:{text}"
 
 
-def _without_numbers(text: str) -> tuple[str, list[float]]:
-    """A text without the numbers, at most two, that end it after colons; and these."""
+@dataclass(frozen=True)
+class ImagePrompt:
+    """A picture to draw after, and how much it counts; 0 is nothing and 1 as much as the words."""
+
+    name: str
+    """Its file, or its name in memory."""
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> ImagePrompt:
+        """What FILE or FILE:WEIGHT tells of. Raises UserError where no file is named, and for a weight without end."""
+        name, numbers = _without_numbers(text, most=1)
+        if text.startswith(IN_MEMORY):  # The name holds the picture, and its weight; one number is what it is called.
+            name, numbers = text, numbers if text.count(":") > 1 else []
+        if name.strip() == "":
+            raise UserError(f"The image prompt {text!r} names no file: give FILE or FILE:WEIGHT.")
+        weight = numbers[0] if numbers else 1.0
+        if not math.isfinite(weight):
+            raise UserError(f"The weight of the image prompt {name} is {weight}; it must be a number such as 0.8.")
+        return cls(name, weight)
+
+    def __str__(self) -> str:
+        """What `parse` reads as this."""
+        if self.name.startswith(IN_MEMORY):
+            return self.name
+        plain = self.weight == 1.0 and _without_numbers(self.name, most=1)[1] == []
+        return self.name if plain else f"{self.name}:{repr(float(self.weight)).removesuffix('.0')}"
+
+
+def _without_numbers(text: str, most: int = 2) -> tuple[str, list[float]]:
+    """A text without the numbers, so many at most, that end it after colons; and these."""
     numbers: list[float] = []
-    while len(numbers) < 2:
+    while len(numbers) < most:
         head, colon, tail = text.rpartition(":")
         try:
             number = float(tail)
@@ -155,6 +187,12 @@ class Request:
     """Where things shall stand: white on black, or one grey for each of them."""
     hint: tuple[str, ...] = ()
     """What else lies on the picture, for models that learned it, as NAME:FILE; may be given several times."""
+    image_prompt: tuple[str, ...] = ()
+    """A picture to draw after, beside the prompt or in its place, as FILE or FILE:WEIGHT; may be given several
+    times."""
+    image_adapter: str = ""
+    """What reads image prompts: a file of IP-Adapter, with its folder image_encoder beside it; by default the model's
+    own."""
     image_guidance: float = 1.5
     """How closely models that change a picture by words keep to it; 1 is off."""
     upscale: str = "auto"
@@ -234,6 +272,8 @@ class Request:
             raise UserError("There is an only_masked and no mask: give mask too.")
         sides(self.extend)
         self.hints()
+        for text in self.image_prompt:
+            ImagePrompt.parse(text)
 
     def hints(self) -> dict[str, str]:
         """The files of what lies on the picture, by the names of hints. Raises UserError for one named twice."""
@@ -284,19 +324,39 @@ class Words:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """tau(y): what the U-Net is told, in three slots that any conditioner may fill.
+    """tau(y): what the U-Net is told, in slots that any conditioner may fill.
 
-    sequence [B L D] is read by cross-attention, pooled [B P] is added to the time embedding,
-    spatial [B C h w] is joined to the latent's channels.
+    sequence [B L D] is read by cross-attention, pooled [B P] is added to the time embedding, spatial [B C h w] is
+    joined to the latent's channels. pictures [B N T D], the T tokens of each of N pictures, are read by cross-attention
+    beside the sequence, as much as their weights [B N] say.
     """
 
     sequence: Tensor | None = None
     pooled: Tensor | None = None
     spatial: Tensor | None = None
+    pictures: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def slots(self) -> tuple[Tensor | None, ...]:
+        """All of them, in order."""
+        return self.sequence, self.pooled, self.spatial, self.pictures, self.weights
 
     def rows(self) -> list[Conditioning]:
         """Its rows, one by one."""
-        slots = (self.sequence, self.pooled, self.spatial)
-        count = next(len(slot) for slot in slots if slot is not None)
-        split = [[None] * count if slot is None else slot.split(1) for slot in slots]
+        count = next(len(slot) for slot in self.slots if slot is not None)
+        split = [[None] * count if slot is None else slot.split(1) for slot in self.slots]
         return [Conditioning(*row) for row in zip(*split, strict=True)]
+
+    def at(self, index: Tensor) -> Conditioning:
+        """The rows at these places [M], or where these [B] are true."""
+        return Conditioning(*(None if slot is None else slot[index.to(slot.device)] for slot in self.slots))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        """The rows of several, side by side; all fill a slot, or none does."""
+        import torch
+
+        slots = zip(*(part.slots for part in parts), strict=True)
+        filled = ([tensor for tensor in slot if tensor is not None] for slot in slots)
+        return cls(*(torch.cat(tensors) if tensors else None for tensors in filled))

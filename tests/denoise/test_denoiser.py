@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.denoiser import Denoiser
-from mezzotint.denoise.unet import ProjectedText, UNet, init_for_training
+from mezzotint.denoise.unet import Projected, UNet, init_for_training
 from mezzotint.noise import NoiseSchedule, Prediction, target
 from mezzotint.types import Conditioning
 
@@ -39,7 +39,7 @@ class Oracle(UNet):
         t: Tensor,
         sequence: Tensor | None = None,
         pooled: Tensor | None = None,
-        projected: ProjectedText | None = None,
+        projected: Projected | None = None,
     ) -> Tensor:
         self.seen += [x, t]
         return self.answer

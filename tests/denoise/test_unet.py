@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mezzotint.denoise.attention import ProjectedText, attend
+from mezzotint.denoise.attention import Projected, attend
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet, init_for_training
 from mezzotint.layers import sinusoid
@@ -44,7 +44,7 @@ def test_projected_prompts_lie_side_by_side(unet: UNet) -> None:
     x, t, sequence = batch(3)
     with torch.inference_mode():
         parts = [unet.project(sequence[i : i + 1]) for i in range(3)]
-        torch.testing.assert_close(unet(x, t, projected=ProjectedText.cat(parts)), unet(x, t, sequence))
+        torch.testing.assert_close(unet(x, t, projected=Projected.cat(parts)), unet(x, t, sequence))
 
 
 def test_every_row_has_its_own_timestep_and_text(unet: UNet) -> None:
@@ -79,7 +79,7 @@ def test_a_fresh_network_predicts_zero_and_its_branches_are_identities(unet: UNe
         mid = unet.mid_block
         assert mid is not None
         h = torch.randn(2, 32, 4, 4)
-        assert torch.equal(mid(h, unet.embed(t), iter(unet.project(sequence).pairs[2:])), h)
+        assert torch.equal(mid(h, unet.embed(t), iter(unet.project(sequence).reads[2:])), h)
 
 
 def test_a_fresh_network_learns(unet: UNet) -> None:

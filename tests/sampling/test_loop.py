@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mezzotint.denoise.attention import ProjectedText
+from mezzotint.denoise.attention import Projected
 from mezzotint.noise import draw_noise, generator
 from mezzotint.sampling import SAMPLERS, ClassifierFree
 from mezzotint.sampling.loop import Loop, Told
@@ -25,11 +25,11 @@ class Gaussian:
 
     def project(self, conditioning):
         self.projections.append(conditioning)
-        return ProjectedText(((conditioning.sequence, -conditioning.sequence),))
+        return Projected((((conditioning.sequence, -conditioning.sequence),),))
 
     def __call__(self, x, sigma, conditioning, projected=None):
         self.calls.append((tuple(x.shape), sigma.tolist()))
-        k, v = projected.pairs[0]
+        k, v = projected.reads[0][0]
         assert torch.equal(k, conditioning.sequence)
         assert torch.equal(v, -conditioning.sequence)
         assert len(x) == len(sigma) == len(k)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mezzotint.denoise.attention import ProjectedText
+from mezzotint.denoise.attention import Projected
 from mezzotint.sampling.tiles import Tiled, ramp, starts
 from mezzotint.types import Conditioning
 
@@ -19,11 +19,11 @@ class Local:
         self.shapes = []
 
     def project(self, conditioning):
-        return ProjectedText(((conditioning.sequence, 2 * conditioning.sequence),))
+        return Projected((((conditioning.sequence, 2 * conditioning.sequence),),))
 
     def __call__(self, x, sigma, conditioning, projected=None):
         self.shapes.append(tuple(x.shape))
-        k, v = projected.pairs[0]
+        k, v = projected.reads[0][0]
         assert torch.equal(v, 2 * k)
         assert torch.equal(k, conditioning.sequence)
         beside = 0 if conditioning.spatial is None else conditioning.spatial

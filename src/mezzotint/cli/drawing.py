@@ -104,13 +104,16 @@ def steering_files(request: Request, path: Path) -> list[Path]:
     from mezzotint.sampling.guides import needs
     from mezzotint.store.classifier import classifier_files
     from mezzotint.store.hints import hints_files
+    from mezzotint.store.image_prompt import image_prompts_in
     from mezzotint.store.layout import all_model_files
     from mezzotint.store.models import resolve
 
     weak = needs(request.guide).weak
     classifier = classifier_files(path) if request.classify and path.is_dir() else []
     hinted = hints_files(path) if path.is_dir() and uses_hints(request) else []
-    own = [file for file in (*classifier, *hinted) if file.is_file()]
+    prompts = image_prompts_in(path, {}) if request.image_prompt and request.image_adapter == "" else None
+    pictured = [] if prompts is None else prompts.files
+    own = [file for file in (*classifier, *hinted, *pictured) if file.is_file()]
     return [*own, *([] if weak is None else all_model_files(resolve(weak)))]
 
 

@@ -21,7 +21,9 @@ Options = TypeVar("Options")
 
 SHORT = {"out": "-o", "n": "-n"}
 """The fields that have a short flag too, in every verb."""
-ONE_EACH = {"loras": "lora", "embeddings": "embedding", "guide": "guide", "classify": "classify", "hint": "hint"}
+ONE_EACH = {"loras": "lora", "embeddings": "embedding"} | {
+    name: name for name in ("guide", "classify", "hint", "image_prompt")
+}
 """The fields of several values whose flag is typed once for each of them, and that flag's name."""
 METAVARS = {
     "vae": "FILE",
@@ -30,6 +32,8 @@ METAVARS = {
     "depth": "FILE",
     "silhouette": "FILE",
     "hint": "NAME:FILE",
+    "image_prompt": "FILE:WEIGHT",
+    "image_adapter": "FILE",
     "extend": "SIDE=N,...",
     "only_masked": "PIXELS",
     "loras": "FILE:WEIGHT",

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from mezzotint.layers import GroupNorm
 
+Pairs = tuple[tuple[Tensor, Tensor], ...]
+"""Keys and values that an attention reads, each pair by a softmax of its own; the outputs are summed."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for every head (Vaswani et al. 2017, equation 1).
@@ -32,19 +35,34 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ProjectedText:
-    """The keys and values of every cross-attention for a batch of prompts, computed once and read at every step.
+class Projected:
+    """The keys and values of every cross-attention for a batch of rows, computed once and read at every step.
 
-    pairs holds (k [B L C], v [B L C]), in the order in which the U-Net runs.
+    Each cross-attention reads several, one after the other, in the order in which the U-Net runs: (k, v) [B L C] of the
+    text, and [B T C] of every picture beside it.
     """
 
-    pairs: tuple[tuple[Tensor, Tensor], ...]
+    reads: tuple[Pairs, ...]
 
     @classmethod
-    def cat(cls, parts: Sequence[ProjectedText]) -> ProjectedText:
+    def cat(cls, parts: Sequence[Projected]) -> Projected:
         """The rows of all parts, side by side along the batch."""
-        columns = zip(*(part.pairs for part in parts), strict=True)
-        return cls(tuple((torch.cat([k for k, _ in pairs]), torch.cat([v for _, v in pairs])) for pairs in columns))
+        return cls(tuple(_cat(reads) for reads in zip(*(part.reads for part in parts), strict=True)))
+
+    def at(self, index: Tensor) -> Projected:
+        """The rows at these places [M], or where these [B] are true."""
+        return Projected(tuple(tuple((k[index], v[index]) for k, v in pairs) for pairs in self.reads))
+
+    def beside(self, others: Iterable[Pairs]) -> Projected:
+        """The same where every cross-attention reads the others' too."""
+        return Projected(tuple(own + other for own, other in zip(self.reads, others, strict=True)))
+
+
+def _cat(parts: Sequence[Pairs]) -> Pairs:
+    """What one cross-attention reads of several batches, side by side."""
+    return tuple(
+        (torch.cat([k for k, _ in pairs]), torch.cat([v for _, v in pairs])) for pairs in zip(*parts, strict=True)
+    )
 
 
 class Attention(nn.Module):
@@ -62,10 +80,14 @@ class Attention(nn.Module):
         """Keys and values [B L C] of the context [B L D]."""
         return self.to_k(context), self.to_v(context)
 
-    def forward(self, x: Tensor, projected: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, read: Pairs | None = None) -> Tensor:
         """Attend from x [B N C] to itself, or to the keys and values that are given; gives [B N C]."""
-        k, v = self.project(x) if projected is None else projected
-        return self.to_out[0](attend(self.to_q(x), k, v, self.heads))
+        q = self.to_q(x)
+        (k, v), *others = (self.project(x),) if read is None else read
+        y = attend(q, k, v, self.heads)
+        for k, v in others:  # Ye et al. 2023, IP-Adapter, arXiv 2308.06721, equation 5
+            y = y + attend(q, k, v, self.heads)
+        return self.to_out[0](y)
 
 
 class GEGLU(nn.Module):
@@ -107,10 +129,10 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim)
 
-    def forward(self, x: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
-        """Mix x [B N C], reading the keys and values of the text."""
+    def forward(self, x: Tensor, read: Pairs) -> Tensor:
+        """Mix x [B N C], reading the keys and values of the text, and of what lies beside it."""
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), text)
+        x = x + self.attn2(self.norm2(x), read)
         return x + self.ff(self.norm3(x))
 
 
@@ -132,12 +154,12 @@ class Transformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(dim, heads, context_dim) for _ in range(depth)])
         self.proj_out = nn.Linear(dim, dim) if linear else Pointwise(dim, dim, 1)
 
-    def forward(self, x: Tensor, text: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-        """Each transformer block takes the next keys and values of `text`."""
+    def forward(self, x: Tensor, reads: Iterator[Pairs]) -> Tensor:
+        """Each transformer block takes the next of `reads`."""
         # A channels_last latent is a [B h*w C] sequence already: nothing is copied.
         y = self.proj_in(self.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
         for block in self.transformer_blocks:
-            y = block(y, next(text))
+            y = block(y, next(reads))
         return x + self.proj_out(y).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 

@@ -1,7 +1,7 @@
 """The U-Net's stages: ResNet blocks, transformers, and the steps between resolutions.
 
-Legend: x [B C h w], emb [B E] (the time embedding after its SiLU), text the iterator of the cross-attentions' keys and
-values. Module names are those of diffusers.
+Legend: x [B C h w], emb [B E] (the time embedding after its SiLU), reads the iterator of what the cross-attentions
+read. Module names are those of diffusers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.denoise.attention import Transformer
+from mezzotint.denoise.attention import Pairs, Transformer
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.layers import GroupNorm
 
-Text = Iterator[tuple[Tensor, Tensor]]
+Reads = Iterator[Pairs]
 
 
 class BlockConfig(Protocol):
@@ -117,10 +117,10 @@ class Stage(nn.Module):
         self.resnets = nn.ModuleList([ResNetBlock(dim, out, config) for dim in inputs])
         self.attentions = nn.ModuleList([transformer(config, level) for _ in inputs]) if attention else None
 
-    def layer(self, index: int, x: Tensor, emb: Tensor, text: Text) -> Tensor:
+    def layer(self, index: int, x: Tensor, emb: Tensor, reads: Reads) -> Tensor:
         """ResNet block number `index` and its transformer."""
         x = self.resnets[index](x, emb)
-        return x if self.attentions is None else self.attentions[index](x, text)
+        return x if self.attentions is None else self.attentions[index](x, reads)
 
 
 class DownBlock(Stage):
@@ -132,10 +132,10 @@ class DownBlock(Stage):
         super().__init__(inputs, level, config.down_block_types[level].startswith("CrossAttn"), config)
         self.downsamplers = nn.ModuleList([Downsample(widths[level])]) if level < len(widths) - 1 else None
 
-    def forward(self, x: Tensor, emb: Tensor, text: Text, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, reads: Reads, skips: list[Tensor]) -> Tensor:
         """Append to `skips` what the way up will join."""
         for index in range(len(self.resnets)):
-            x = self.layer(index, x, emb, text)
+            x = self.layer(index, x, emb, reads)
             skips.append(x)
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
@@ -152,10 +152,10 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([transformer(config, len(config.block_out_channels) - 1)])
         self.resnets = nn.ModuleList([ResNetBlock(dim, dim, config) for _ in range(2)])
 
-    def forward(self, x: Tensor, emb: Tensor, text: Text) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, reads: Reads) -> Tensor:
         """Refine x [B C h w]."""
         x = self.resnets[0](x, emb)
-        x = self.attentions[0](x, text)
+        x = self.attentions[0](x, reads)
         return self.resnets[1](x, emb)
 
 
@@ -172,8 +172,8 @@ class UpBlock(Stage):
         super().__init__(inputs, level, config.up_block_types[index].startswith("CrossAttn"), config)
         self.upsamplers = nn.ModuleList([Upsample(widths[level])]) if level > 0 else None
 
-    def forward(self, x: Tensor, emb: Tensor, text: Text, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, reads: Reads, skips: list[Tensor]) -> Tensor:
         """Take from `skips` what the way down left, last first."""
         for index in range(len(self.resnets)):
-            x = self.layer(index, torch.cat([x, skips.pop()], dim=1), emb, text)
+            x = self.layer(index, torch.cat([x, skips.pop()], dim=1), emb, reads)
         return x if self.upsamplers is None else self.upsamplers[0](x, skips[-1].shape[2:])

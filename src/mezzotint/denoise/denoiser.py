@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mezzotint.denoise.unet import ProjectedText, UNet
+from mezzotint.denoise.unet import Projected, UNet
 from mezzotint.noise.parameterisation import scalings
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.types import Conditioning
@@ -23,19 +23,22 @@ class Denoiser(nn.Module):
         self.unet = unet
         self.schedule = schedule
 
-    def project(self, conditioning: Conditioning) -> ProjectedText:
-        """What every step reads of the conditioning's sequence, computed once."""
+    def project(self, conditioning: Conditioning) -> Projected:
+        """What every step reads of the conditioning's sequence and pictures, computed once."""
         if conditioning.sequence is None:
             raise ValueError("The U-Net needs the text: the conditioning has no sequence.")
-        return self.unet.project(conditioning.sequence.to(self.unet.dtype))
+        pictures, weights = (
+            None if slot is None else slot.to(self.unet.dtype) for slot in (conditioning.pictures, conditioning.weights)
+        )
+        return self.unet.project(conditioning.sequence.to(self.unet.dtype), pictures, weights)
 
     def forward(
-        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: ProjectedText | None = None
+        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: Projected | None = None
     ) -> Tensor:
         """The clean estimate x0 [B C h w], fp32, of the noisy latent x [B C h w] at sigmas [B] above zero.
 
-        Each row has a sigma of its own. The conditioning has B rows; `projected`, what `project` made of its
-        sequence, saves time. Arithmetic around the network is fp32 whatever the network's dtype.
+        Each row has a sigma of its own. The conditioning has B rows; `projected`, what `project` made of it, saves
+        time. Arithmetic around the network is fp32 whatever the network's dtype.
         """
         if projected is None:
             projected = self.project(conditioning)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.denoise.attention import ProjectedText
+from mezzotint.denoise.attention import Projected
 from mezzotint.denoise.blocks import Downsample, Upsample
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
@@ -87,12 +87,12 @@ class ByNoise:
         """Both have the same layers that read text."""
         self._above, self._below, self.limit = above, below, limit
 
-    def project(self, conditioning: Conditioning) -> ProjectedText:
+    def project(self, conditioning: Conditioning) -> Projected:
         """As both do."""
         return self._below.project(conditioning)
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: ProjectedText | None = None
+        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: Projected | None = None
     ) -> Tensor:
         """Clean estimates [B C h w] of x [B C h w] at sigmas [B], told a conditioning of B rows."""
         high = (sigma > self.limit).to(x.device)
@@ -101,8 +101,6 @@ class ByNoise:
             return network(x, sigma, conditioning, projected)
         estimates = torch.empty_like(x, dtype=torch.float32)
         for network, rows in ((self._above, high), (self._below, ~high)):
-            slots = (conditioning.sequence, conditioning.pooled, conditioning.spatial)
-            told = Conditioning(*(None if slot is None else slot[rows.to(slot.device)] for slot in slots))
-            text = None if projected is None else ProjectedText(tuple((k[rows], v[rows]) for k, v in projected.pairs))
-            estimates[rows] = network(x[rows], sigma[rows.to(sigma.device)], told, text)
+            read = None if projected is None else projected.at(rows)
+            estimates[rows] = network(x[rows], sigma[rows.to(sigma.device)], conditioning.at(rows), read)
         return estimates

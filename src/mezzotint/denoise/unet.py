@@ -11,16 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.denoise.attention import ProjectedText, Transformer, cross_attentions
+from mezzotint.denoise.attention import Projected, Transformer, cross_attentions
 from mezzotint.denoise.blocks import DownBlock, Embedding, MidBlock, ResNetBlock, UpBlock
 from mezzotint.denoise.config import UNetConfig
+from mezzotint.denoise.picture_layers import PictureLayers
 from mezzotint.layers import GroupNorm, sinusoid
 
-__all__ = ["ProjectedText", "UNet", "UNetConfig", "init_for_training"]
+__all__ = ["Projected", "UNet", "UNetConfig", "init_for_training"]
 
 
 class UNet(nn.Module):
     """The network inside the denoiser; a diffusers `UNet2DConditionModel` state_dict loads with strict=True."""
+
+    pictures: PictureLayers | None
+    """What reads pictures beside the text, where something was learned for it."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -36,6 +40,7 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList([UpBlock(level, config) for level in reversed(levels)])
         self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self.register_module("pictures", None)
 
     def _pooled_embedding(self, present: bool) -> Embedding | None:
         dim = self.config.projection_class_embeddings_input_dim
@@ -46,9 +51,18 @@ class UNet(nn.Module):
         """The dtype of the weights."""
         return self.conv_norm_out.weight.dtype
 
-    def project(self, sequence: Tensor) -> ProjectedText:
-        """The keys and values of every cross-attention for text tokens [B L D]."""
-        return ProjectedText(tuple(attention.project(sequence) for attention in cross_attentions(self.children())))
+    def project(self, sequence: Tensor, pictures: Tensor | None = None, weights: Tensor | None = None) -> Projected:
+        """The keys and values of every cross-attention for text tokens [B L D].
+
+        Beside them, where the U-Net was taught to read pictures, those of the tokens [B N T D] of N pictures, each as
+        much as its weight [B N].
+        """
+        text = Projected(tuple((attention.project(sequence),) for attention in cross_attentions(self.children())))
+        if pictures is None or weights is None:
+            return text
+        if self.pictures is None:
+            raise ValueError("This U-Net was given pictures and reads none.")
+        return text.beside(self.pictures(pictures, weights))
 
     def embed(self, t: Tensor, pooled: Tensor | None = None) -> Tensor:
         """The time embedding [B E] after its SiLU, of timesteps t [B] and pooled conditioning [B P]."""
@@ -68,7 +82,7 @@ class UNet(nn.Module):
         t: Tensor,
         sequence: Tensor | None = None,
         pooled: Tensor | None = None,
-        projected: ProjectedText | None = None,
+        projected: Projected | None = None,
     ) -> Tensor:
         """Predict [B C' h w] from the scaled noisy latent x [B C h w] at timesteps t [B], float in [0, T).
 
@@ -79,16 +93,16 @@ class UNet(nn.Module):
             if sequence is None:
                 raise ValueError("The U-Net needs the text, as a sequence or projected.")
             projected = self.project(sequence)
-        text = iter(projected.pairs)
+        reads = iter(projected.reads)
         emb = self.embed(t, pooled)
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
-            x = block(x, emb, text, skips)
+            x = block(x, emb, reads, skips)
         if self.mid_block is not None:
-            x = self.mid_block(x, emb, text)
+            x = self.mid_block(x, emb, reads)
         for block in self.up_blocks:
-            x = block(x, emb, text, skips)
+            x = block(x, emb, reads, skips)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 

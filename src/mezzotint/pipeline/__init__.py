@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, overload
@@ -27,16 +28,20 @@ from mezzotint.pipeline.networks import Networks, Other
 from mezzotint.pipeline.plan import plan
 from mezzotint.sampling.inversion import ROUNDS
 from mezzotint.store.extras import Extras, Loras, Names
+from mezzotint.store.image_prompt import find_image_prompts
 from mezzotint.store.pictures import held, located
 from mezzotint.types import Request, UserError
 from mezzotint.vae.codec import Codec, to_uint8
 
 if TYPE_CHECKING:
+    from mezzotint.conditioning.image_prompt import PictureConditioner
+    from mezzotint.denoise.picture_layers import PictureLayers
     from mezzotint.denoise.unet import UNet
     from mezzotint.store.attach import Attachments
     from mezzotint.store.classifier import StoredClassifier
     from mezzotint.store.folder import Parts
     from mezzotint.store.hints import StoredHints
+    from mezzotint.store.image_prompt import StoredImagePrompts
 
 __all__ = ["Cancelled", "Picture", "Pipeline", "Progress", "Report"]
 
@@ -64,6 +69,7 @@ class Pipeline:
         defaults: Mapping[str, Any] = MappingProxyType({}),
         classifier: StoredClassifier | None = None,
         hints: StoredHints | None = None,
+        image_prompts: StoredImagePrompts | None = None,
         max_rows: int = 16,
     ) -> None:
         """Put the stages together.
@@ -71,8 +77,8 @@ class Pipeline:
         `name` is what requests call the model; `size`, width and height in pixels, is that of a picture whose request
         does not say, by default what the U-Net's config says it was trained at, and `sizes` are all that it was trained
         at; `defaults` are the request's fields that this model is best drawn with; `classifier` is what a request's
-        `classify` asks, and `hints` what is read of pictures that lie beside the latent; `max_rows` bounds the batches
-        of the U-Net, where a picture under guidance takes two rows.
+        `classify` asks, `hints` what is read of pictures that lie beside the latent, and `image_prompts` what reads
+        pictures as prompts; `max_rows` bounds the batches of the U-Net, where a picture under guidance takes two rows.
         """
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -83,6 +89,7 @@ class Pipeline:
         self.defaults = defaults
         self.classifier = classifier
         self.hints = hints
+        self.image_prompts = self._own_image_prompts = image_prompts
         self.max_rows = max_rows
         self.extras = Extras()
         self._attached: Attachments | None = None
@@ -109,6 +116,7 @@ class Pipeline:
             defaults=facts.defaults,
             classifier=parts.classifier,
             hints=parts.hints,
+            image_prompts=parts.image_prompts,
         )
         pipe.denoiser.unet = pipe._packed(parts.unet)
         return pipe
@@ -130,22 +138,32 @@ class Pipeline:
         return self
 
     def use(
-        self, *, vae: str | Path | None = None, loras: Loras | None = None, embeddings: Names | None = None
+        self,
+        *,
+        vae: str | Path | None = None,
+        loras: Loras | None = None,
+        embeddings: Names | None = None,
+        image_adapter: str | Path | None = None,
     ) -> Pipeline:
         """Draw with these files beside the model from now on; what is not given stays as it is.
 
         `vae` is a file or folder of another autoencoder, "" the model's own; `loras` are {FILE: WEIGHT}, or as in a
-        request; `embeddings` are files of learned words. What is taken off leaves every weight as it was, to the last
+        request; `embeddings` are files of learned words; `image_adapter` is a file of IP-Adapter, or its folder, "" the
+        model's own. What is taken off leaves every weight as it was, to the last
         bit. Raises UserError, before anything changes, for a file that is missing, damaged or for another model.
         """
-        extras = self.extras.but(vae=vae, loras=loras, embeddings=embeddings)
+        extras = self.extras.but(vae=vae, loras=loras, embeddings=embeddings, image_adapter=image_adapter)
+        image_prompts = self._own_image_prompts
+        if extras.image_adapter != "":
+            image_prompts = find_image_prompts(Path(extras.image_adapter))
+            image_prompts.layers(self.denoiser.unet)  # Whether it fits is told now.
         if self._attached is None and extras != self.extras:
             from mezzotint.store.attach import Attachments
 
             self._attached = Attachments(self.denoiser.unet, self.conditioner, self.codec.autoencoder)
         if self._attached is not None:
             self._attached.set(extras)
-            self.codec, self.extras = Codec(self._attached.vae), extras
+            self.codec, self.extras, self.image_prompts = Codec(self._attached.vae), extras, image_prompts
             self.networks = self._networks()  # The U-Net that reads hints has weights of its own.
         return self
 
@@ -279,7 +297,26 @@ class Pipeline:
 
     def _networks(self) -> Networks:
         """Its denoisers, none of them made yet."""
-        return Networks(self.denoiser, self._other, self._hinted, max_rows=self.max_rows)
+        self.picture_conditioner = cache(self._picture_conditioner)
+        return Networks(
+            self.denoiser,
+            load=self._other,
+            hinted=self._hinted,
+            picture_layers=self._picture_layers,
+            max_rows=self.max_rows,
+        )
+
+    def _picture_layers(self) -> PictureLayers:
+        """What reads pictures beside the words."""
+        assert self.image_prompts is not None
+        with torch.inference_mode(False):
+            return self.image_prompts.layers(self.denoiser.unet)
+
+    def _picture_conditioner(self) -> PictureConditioner:
+        """What reads pictures as prompts."""
+        assert self.image_prompts is not None
+        with torch.inference_mode(False):
+            return self.image_prompts.conditioner(self.device, self.denoiser.unet.dtype)
 
     def _hinted(self) -> UNet:
         """The U-Net that reads hints beside the latent."""

@@ -157,11 +157,14 @@ def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, known: Mapping[Ask, Cond
 
 
 def told(pipe: Pipeline, plan: Plan, known: Mapping[Ask, Conditioning], begun: Start) -> dict[str, Told]:
-    """What the rows of a picture are told, and who denoises them; another model knows nothing of this one's hints."""
+    """What the rows of a picture are told, and who denoises them.
+
+    Another model knows nothing of this one's hints, nor of pictures beside the words.
+    """
 
     def phases(name: str, row: Row) -> tuple[tuple[int, Conditioning], ...]:
-        alone = plan.layout.learned and row.wanted.model != ""
-        return tuple((step, known[ask] if alone else begun.told(known[ask], name)) for step, ask in row.phases)
+        own = begun if row.wanted.model == "" else begun.elsewhere(plan.layout)
+        return tuple((step, own.told(known[ask], name, negative=ask.words.negative)) for step, ask in row.phases)
 
     return {name: Told(phases(name, row), pipe.networks.get(row.wanted)) for name, row in plan.rows.items()}
 

@@ -18,7 +18,7 @@ from mezzotint.conditioning.hints import hint_named
 from mezzotint.sampling import sizes
 from mezzotint.store import pictures
 from mezzotint.store.sight import depth_of
-from mezzotint.types import Request, UserError, sides
+from mezzotint.types import ImagePrompt, Request, UserError, sides
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Edit:
     """The planes [1 1 H W] of what lies on it, by name."""
     back: Back | None = None
     """None where the whole picture is drawn."""
+    prompts: tuple[tuple[Image.Image, float], ...] = ()
+    """The pictures to draw after, in RGB, and how much each counts."""
 
     def finish(self, whole: Image.Image) -> Image.Image:
         """The finished picture, of what was drawn."""
@@ -82,12 +84,17 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
     if part != size:
         part = canvas.at_area(part, sizes.area(sizes.nearest(part, trained)), factor)
     drawn = sizes.drawn(part, factor)
-    edit = Edit(size, drawn, back=back)
+    edit = Edit(size, drawn, back=back, prompts=_prompts(request))
     if image is not None:
         edit = replace(edit, pixels=canvas.to_pixels(_placed(image, box, part, drawn)))
     if mask is not None:
         edit = replace(edit, mask=canvas.to_plane(_placed(mask, box, part, drawn)))
     return replace(edit, hints={n: canvas.to_plane(_placed(plane, box, part, drawn)) for n, plane in hints.items()})
+
+
+def _prompts(request: Request) -> tuple[tuple[Image.Image, float], ...]:
+    parsed = (ImagePrompt.parse(text) for text in request.image_prompt)
+    return tuple((pictures.read_colours(prompt.name), prompt.weight) for prompt in parsed)
 
 
 def _size(request: Request, own: Size) -> Size:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WORDS_ALONE: dict[str, Any] = dict.fromkeys((*PICTURES, "extend"), "") | {
     "hint": (),
+    "image_prompt": (),
     "only_masked": None,
     "strength": None,
 }

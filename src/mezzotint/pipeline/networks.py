@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.perturbed import perturbed
+from mezzotint.denoise.picture_layers import PictureLayers
 from mezzotint.denoise.unet import UNet
+from mezzotint.denoise.variants import with_modules
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.sampling.loop import Denoises
 from mezzotint.sampling.upscale import reaching
@@ -33,6 +36,8 @@ class Wanted(NamedTuple):
     """Another model, by its name."""
     hinted: bool = False
     """Whether it reads hints beside the latent."""
+    pictured: bool = False
+    """Whether it reads pictures beside the words."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,21 @@ class Networks:
     """The denoisers around one U-Net, each made when it is first asked for; all share the U-Net's parameters."""
 
     def __init__(
-        self, denoiser: Denoiser, load: Callable[[str], Other], hinted: Callable[[], UNet], *, max_rows: int
+        self,
+        denoiser: Denoiser,
+        *,
+        load: Callable[[str], Other],
+        hinted: Callable[[], UNet],
+        picture_layers: Callable[[], PictureLayers],
+        max_rows: int,
     ) -> None:
-        """`load` reads another model, by its name, and `hinted` makes the U-Net that reads hints; no call of a network
-        has more than `max_rows` rows.
+        """`load` reads another model, by its name; `hinted` makes the U-Net that reads hints, and `picture_layers` what
+        reads pictures beside the words. No call of a network has more than `max_rows` rows.
         """
         self._own = denoiser
         self._load = load
-        self._make_hinted = hinted
-        self._hinted: UNet | None = None
+        self._hinted = cache(hinted)
+        self._picture_layers = cache(picture_layers)
         self._max_rows = max_rows
         self._made: dict[Wanted, Denoises] = {}
         self._others: dict[str, Other] = {}
@@ -75,8 +86,8 @@ class Networks:
 
     def get(self, wanted: Wanted) -> Denoises | None:
         """The denoiser, the same object at every call; none where it is the model's own."""
-        plain = wanted.way == "none" and not wanted.perturbed and not wanted.model and not wanted.hinted
-        if plain and wanted.schedule == self._own.schedule:
+        changed = wanted.perturbed or wanted.model or wanted.hinted or wanted.pictured
+        if wanted.way == "none" and not changed and wanted.schedule == self._own.schedule:
             return None
         if wanted not in self._made:
             self._made[wanted] = self._make(wanted)
@@ -86,13 +97,9 @@ class Networks:
         if wanted.model:
             base = self.other(wanted.model).denoiser
         else:
-            base = Denoiser(self.hinted if wanted.hinted else self._own.unet, wanted.schedule)
+            unet = self._hinted() if wanted.hinted else self._own.unet
+            if wanted.pictured:
+                unet = with_modules(unet, {"pictures": self._picture_layers()})
+            base = Denoiser(unet, wanted.schedule)
         unet = perturbed(base.unet) if wanted.perturbed else base.unet
         return reaching(Denoiser(unet, base.schedule), wanted.way, wanted.trained, self._max_rows)
-
-    @property
-    def hinted(self) -> UNet:
-        """The model's U-Net that reads hints, made when it is first asked for."""
-        if self._hinted is None:
-            self._hinted = self._make_hinted()
-        return self._hinted

@@ -86,6 +86,9 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     Raises UserError for what the model cannot draw or its request cannot mean, before anything is computed.
     """
     layout = start.layout(pipe, request)
+    pictured = bool(request.image_prompt)
+    if pictured and pipe.image_prompts is None:
+        raise UserError("This model reads no image prompts: give image_adapter, a file of IP-Adapter made for it.")
     factor = pipe.codec.factor
     native = pipe.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
     edit = edits.read(request, native, pipe.sizes, factor)
@@ -112,7 +115,8 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
             raise UserError(f"{what} starts one walk: choose upscale none or dilated.")
         way = "none"
     passes = upscale.passes(way, size, pipe.sizes, factor, sigmas, schedule)
-    wanted = Wanted(schedule, way, upscale.places(sizes.nearest(size, pipe.sizes), factor), hinted=layout.learned)
+    trained = upscale.places(sizes.nearest(size, pipe.sizes), factor)
+    wanted = Wanted(schedule, way, trained, hinted=layout.learned, pictured=pictured)
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
     guidance = guides.guided(request.guide, request.guidance, weights, prediction=schedule.prediction_type)
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)
@@ -146,7 +150,9 @@ def _rows(pipe: Pipeline, request: Request, wanted: Wanted, steps: int) -> tuple
         conditioner = pipe.networks.other(model).conditioner if model else pipe.conditioner
         # Rows of one length, so that they lie in one batch.
         chunks = max(conditioner.chunks(each) for row in told.values() for _, each in row)
-        denoiser = wanted._replace(perturbed=network == "perturbed", model=model)
+        denoiser = wanted._replace(
+            perturbed=network == "perturbed", model=model, pictured=wanted.pictured and model == ""
+        )
         for name, row in told.items():
             asks = tuple((first, Ask(replace(each, chunks=chunks), model, request.exact)) for first, each in row)
             rows[worse(network, name) if network else name] = Row(asks, denoiser)

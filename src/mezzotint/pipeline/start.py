@@ -94,6 +94,8 @@ class Start:
     """[1 S h w], joined to the latent's channels."""
     shift: Tensor | None = None
     """What the autoencoder takes from the picture's mean colour, [1 3 1 1]."""
+    shown: Shown | None = None
+    """The pictures to draw after."""
 
     def guided(self, guidance: Guidance) -> Guidance:
         """The guidance with what is known held."""
@@ -101,11 +103,33 @@ class Start:
             return guidance
         return Known(guidance, self.latent, self.repaint)
 
-    def told(self, conditioning: Conditioning, row: str) -> Conditioning:
-        """What a row is told: the words, and what lies on the latent; "blank" is told nothing of a picture."""
+    def elsewhere(self, layout: Layout) -> Start:
+        """The same for another model's rows."""
+        return replace(self, spatial=None if layout.learned else self.spatial, shown=None)
+
+    def told(self, conditioning: Conditioning, row: str, *, negative: bool) -> Conditioning:
+        """What a row is told: the words, pictures beside them, and what lies on the latent.
+
+        "blank" is told nothing of what lies there, and what is steered away from nothing of the pictures.
+        """
+        if self.shown is not None:
+            pictures = self.shown.nothing if negative else self.shown.tokens
+            conditioning = replace(conditioning, pictures=pictures, weights=self.shown.weights)
         if self.spatial is None:
             return conditioning
         return replace(conditioning, spatial=torch.zeros_like(self.spatial) if row == "blank" else self.spatial)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures to draw after, N of them."""
+
+    tokens: Tensor
+    """[1 N T D]."""
+    nothing: Tensor
+    """The tokens of as many that show nothing."""
+    weights: Tensor
+    """[1 N]."""
 
 
 @torch.inference_mode()
@@ -119,12 +143,13 @@ def start(pipe: Pipeline, plan: Plan, noise: Callable[[Sequence[int]], Tensor]) 
         n = plan.noise.detach().to(pipe.device, torch.float32)
     sigma, names = first.sigmas[0], plan.layout.names
     spatial = beside(codec, edit, names, first.size).to(pipe.device) if names else None
+    prompts = shown(pipe, edit) if edit.prompts else None
     # The deviation of x0 + sigma * n where x0, unknown yet, has unit variance: at sigma 4096 it is sigma.
     x = math.hypot(1.0, sigma) * n
     pixels, mask = edit.pixels, edit.mask
     ignored = plan.anew and mask is None and PICTURE not in names
     if pixels is None or ignored:
-        return Start(x, spatial=spatial)
+        return Start(x, spatial=spatial, shown=prompts)
     shift = _shift(codec, pixels) if plan.request.keep_colours else None
     if mask is not None and plan.request.fill == "colours":
         pixels = surrounded(pixels, mask)
@@ -136,7 +161,17 @@ def start(pipe: Pipeline, plan: Plan, noise: Callable[[Sequence[int]], Tensor]) 
     if not plan.anew:
         x = begun + sigma * n
     known = None if INPAINT in names else repaint
-    return Start(x, latent, known, spatial, shift)
+    return Start(x, latent, known, spatial, shift, prompts)
+
+
+def shown(pipe: Pipeline, edit: Edit) -> Shown:
+    """The pictures to draw after, read by the model's image tower."""
+    reader = pipe.picture_conditioner()
+    weight = next(reader.parameters())
+    read = [reader(reader.prepared(picture).to(weight)) for picture, _ in edit.prompts]
+    tokens = torch.stack(read, dim=1).float()
+    nothing = reader.nothing()[:, None].float().expand_as(tokens)
+    return Shown(tokens, nothing, torch.tensor([[share for _, share in edit.prompts]], device=tokens.device))
 
 
 def beside(codec: Codec, edit: Edit, names: Sequence[str], size: tuple[int, int]) -> Tensor:

@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mezzotint.denoise.attention import ProjectedText
+from mezzotint.denoise.attention import Projected
 from mezzotint.sampling.guidance import Guidance
 from mezzotint.sampling.samplers import Query, Walk
 from mezzotint.types import Conditioning
@@ -32,12 +32,12 @@ class Denoises(Protocol):
     """What the loop needs of a denoiser."""
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: ProjectedText | None = None
+        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: Projected | None = None
     ) -> Tensor:
         """Clean estimates [B C h w] of x [B C h w] at sigmas [B], told a conditioning of B rows."""
         ...
 
-    def project(self, conditioning: Conditioning) -> ProjectedText:
+    def project(self, conditioning: Conditioning) -> Projected:
         """What every step reads of the conditioning's sequence."""
         ...
 
@@ -102,26 +102,25 @@ class _Row:
     @property
     def kind(self) -> object:
         """What rows must have in common to lie in one batch."""
-        told = self.conditioning
-        shapes = (slot if slot is None else slot.shape for slot in (told.sequence, told.pooled, told.spatial))
+        shapes = (None if slot is None else slot.shape for slot in self.conditioning.slots)
         return id(self.denoise), self.picture if self.apart else None, self.x.shape, *shapes
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows of conditioning side by side, and what a denoiser made of their text."""
+    """Rows of conditioning side by side, and what a denoiser made of what they read."""
 
     denoise: Denoises
     rows: tuple[Conditioning, ...]
     conditioning: Conditioning
-    projected: ProjectedText | None
+    projected: Projected | None
 
 
 class Loop:
     """Live pictures around one denoiser, and others that some of their rows may want.
 
     No call of a denoiser has more than `max_rows` rows, and those of an exact picture have its own rows alone (decision
-    0020). Text is projected once for every tensor `sequence`, so pictures of one prompt should share the object.
+    0020). What rows read is projected once for every tensor `sequence`, so pictures of one prompt should share it.
     """
 
     def __init__(self, denoise: Denoises, *, max_rows: int = 16) -> None:
@@ -129,7 +128,7 @@ class Loop:
         self._max_rows = max_rows
         self._live: dict[int, _Live] = {}
         self._numbers = count()
-        self._projected: dict[tuple[int, int], tuple[Tensor | None, ProjectedText]] = {}
+        self._projected: dict[tuple[int, ...], tuple[Conditioning, Projected]] = {}
         self._batches: list[_Batch] = []
 
     def __len__(self) -> int:
@@ -206,21 +205,17 @@ class Loop:
             same = batch.denoise is denoise and len(batch.rows) == len(rows)
             if same and all(a is b for a, b in zip(batch.rows, rows, strict=True)):
                 return batch
-        conditioning = Conditioning(
-            sequence=_side_by_side([row.sequence for row in rows]),
-            pooled=_side_by_side([row.pooled for row in rows]),
-            spatial=_side_by_side([row.spatial for row in rows]),
-        )
+        conditioning = Conditioning.cat(rows)
         projected = None
         if conditioning.sequence is not None:
-            projected = ProjectedText.cat([self._project(denoise, row) for row in rows])
+            projected = Projected.cat([self._project(denoise, row) for row in rows])
         return _Batch(denoise, rows, conditioning, projected)
 
-    def _project(self, denoise: Denoises, row: Conditioning) -> ProjectedText:
-        key = (id(denoise), id(row.sequence))
+    def _project(self, denoise: Denoises, row: Conditioning) -> Projected:
+        key = (id(denoise), *_read(row))
         if key not in self._projected:
-            # The text is kept beside its projection, so that its id cannot pass to another.
-            self._projected[key] = (row.sequence, denoise.project(row))
+            # The row is kept beside its projection, so that its tensors' ids cannot pass to others.
+            self._projected[key] = (row, denoise.project(row))
         return self._projected[key][1]
 
     def _send(self, number: int, estimates: Mapping[str, Tensor]) -> Event:
@@ -237,13 +232,12 @@ class Loop:
     def _forget(self) -> None:
         """Drop what was projected for pictures that have left."""
         rows = [told for live in self._live.values() for told in live.told.values()]
-        told = {id(conditioning.sequence) for row in rows for _, conditioning in row.phases}
-        self._projected = {key: value for key, value in self._projected.items() if key[1] in told}
+        told = {_read(conditioning) for row in rows for _, conditioning in row.phases}
+        self._projected = {key: value for key, value in self._projected.items() if key[1:] in told}
         if not self._live:
             self._batches = []
 
 
-def _side_by_side(slots: list[Tensor | None]) -> Tensor | None:
-    """One slot of several conditionings, which all fill it or all leave it empty."""
-    filled = [slot for slot in slots if slot is not None]
-    return torch.cat(filled) if filled else None
+def _read(row: Conditioning) -> tuple[int, ...]:
+    """Which tensors of a row are read by cross-attention."""
+    return id(row.sequence), id(row.pictures), id(row.weights)

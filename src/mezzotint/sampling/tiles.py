@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mezzotint.denoise.attention import ProjectedText
+from mezzotint.denoise.attention import Projected
 from mezzotint.types import Conditioning
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class Tiled:
         self.overlap = overlap
         self._max_rows = max_rows
 
-    def project(self, conditioning: Conditioning) -> ProjectedText:
+    def project(self, conditioning: Conditioning) -> Projected:
         """As the denoiser does."""
         return self._denoise.project(conditioning)
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: ProjectedText | None = None
+        self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: Projected | None = None
     ) -> Tensor:
         """Clean estimates [B C h w] of x [B C h w] at sigmas [B], told a conditioning of B rows."""
         tops = starts(x.shape[2], self.size[0], self.overlap)
@@ -63,11 +63,11 @@ class Tiled:
         for first in range(0, len(work), self._max_rows):
             some = work[first : first + self._max_rows]
             rows = torch.tensor([row for row, _, _ in some], device=x.device)
-            told = _rows(conditioning, rows)
+            told = replace(conditioning, spatial=None).at(rows)
             if conditioning.spatial is not None:
                 told = replace(told, spatial=_cut(conditioning.spatial, some, height, width))
-            text = None if projected is None else _text(projected, rows)
-            estimates = self._denoise(_cut(x, some, height, width), sigma[rows.to(sigma.device)], told, text)
+            read = None if projected is None else projected.at(rows)
+            estimates = self._denoise(_cut(x, some, height, width), sigma[rows.to(sigma.device)], told, read)
             for (row, top, left), estimate in zip(some, estimates, strict=True):
                 total[row, :, top : top + height, left : left + width] += window * estimate
         return total / weight
@@ -95,16 +95,3 @@ def ramp(length: int, overlap: int) -> Tensor:
 def _cut(x: Tensor, work: list[tuple[int, int, int]], height: int, width: int) -> Tensor:
     """The tiles [T C height width] of x [B C h w], given as (row, top, left)."""
     return torch.stack([x[row, :, top : top + height, left : left + width] for row, top, left in work])
-
-
-def _rows(conditioning: Conditioning, rows: Tensor) -> Conditioning:
-    """These rows of a conditioning, without its spatial slot."""
-    sequence, pooled = (
-        None if slot is None else slot[rows.to(slot.device)] for slot in (conditioning.sequence, conditioning.pooled)
-    )
-    return Conditioning(sequence, pooled)
-
-
-def _text(projected: ProjectedText, rows: Tensor) -> ProjectedText:
-    """These rows of projected text."""
-    return ProjectedText(tuple((k[rows], v[rows]) for k, v in projected.pairs))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from mezzotint.store.layout import CLASSIFIER, HINTS, all_model_files
+from mezzotint.store.layout import BESIDE, all_model_files
 from mezzotint.types import UserError
 
 CHUNK = 2**20
@@ -115,10 +115,10 @@ class Checksums:
     def check(self, told: dict[str, str]) -> None:
         """Raise UserError naming the first file whose sum is not what it is told to be.
 
-        The classifier's and the hints' are checked when they are read.
+        Those of what a picture may be drawn without are checked when they are read.
         """
         for name, digest in told.items():
-            if name.split("/")[0] not in (CLASSIFIER, HINTS) and self.sums.get(name) != digest:
+            if name.split("/")[0] not in BESIDE and self.sums.get(name) != digest:
                 raise damaged(self._folder / name)
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 from mezzotint.store.embeddings import embedding_facts, is_picture, picture_header
 from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header, read_header, shown
+from mezzotint.store.image_prompt import find_image_prompts
 from mezzotint.store.kinds import Glance
 from mezzotint.store.layout import is_model_folder, weight_files, weight_headers
 from mezzotint.store.lora.facts import READS_TEXT, is_lora, lora_facts
@@ -44,9 +45,13 @@ class Extras:
     """The autoencoder's file or folder; empty is the model's own."""
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[str, ...] = ()
+    image_adapter: str = ""
+    """What reads image prompts, a file or a folder; empty is the model's own."""
 
     @classmethod
-    def named(cls, vae: str | Path = "", loras: Loras = (), embeddings: Names = ()) -> Extras:
+    def named(
+        cls, vae: str | Path = "", loras: Loras = (), embeddings: Names = (), image_adapter: str | Path = ""
+    ) -> Extras:
         """The files of these names. Raises UserError for a name that is none, and for a file that is there twice."""
         if isinstance(loras, Mapping):
             uses = [_weighed(file, weight) for file, weight in loras.items()]
@@ -60,24 +65,37 @@ class Extras:
                     raise UserError(
                         f"The {what} {file} is there twice: give it once, with the weight that it shall have."
                     )
-        return cls(vae="" if str(vae) == "" else full_path(vae), loras=tuple(uses), embeddings=words)
+        vae, image_adapter = ("" if str(name) == "" else full_path(name) for name in (vae, image_adapter))
+        return cls(vae=vae, loras=tuple(uses), embeddings=words, image_adapter=image_adapter)
 
     @classmethod
     def of(cls, request: Request) -> Extras:
         """Those that a request names. Raises as `named`."""
-        return cls.named(request.vae, request.loras, request.embeddings)
+        return cls.named(request.vae, request.loras, request.embeddings, request.image_adapter)
 
     def but(
-        self, *, vae: str | Path | None = None, loras: Loras | None = None, embeddings: Names | None = None
+        self,
+        *,
+        vae: str | Path | None = None,
+        loras: Loras | None = None,
+        embeddings: Names | None = None,
+        image_adapter: str | Path | None = None,
     ) -> Extras:
         """The same with those that are given in the place of these. Raises as `named`."""
-        given: dict[str, Any] = {"vae": vae, "loras": loras, "embeddings": embeddings}
+        given: dict[str, Any] = {
+            "vae": vae, "loras": loras, "embeddings": embeddings, "image_adapter": image_adapter
+        }  # fmt: skip
         return Extras.named(**self.fields | {name: files for name, files in given.items() if files is not None})
 
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of a request that name them."""
-        return {"vae": self.vae, "loras": tuple(str(use) for use in self.loras), "embeddings": self.embeddings}
+        return {
+            "vae": self.vae,
+            "loras": tuple(str(use) for use in self.loras),
+            "embeddings": self.embeddings,
+            "image_adapter": self.image_adapter,
+        }
 
     def on(self, request: Request) -> Request:
         """The request for a model that these are on, which names them.
@@ -105,12 +123,15 @@ class Extras:
             lora_header(use.file, text_width)
         for file in self.embeddings:
             embedding_header(file)
+        if self.image_adapter != "":
+            find_image_prompts(Path(self.image_adapter))
 
     def files(self) -> list[Path]:
         """Every file that is read, in the order in which a request names them. Raises UserError as `check`."""
         vae = [] if self.vae == "" else vae_files(Path(self.vae))
         loras = [path for use in self.loras for path in lora_files(use.file)]
-        return [*vae, *loras, *(Path(file) for file in self.embeddings)]
+        adapter = [] if self.image_adapter == "" else find_image_prompts(Path(self.image_adapter)).files
+        return [*vae, *loras, *(Path(file) for file in self.embeddings), *adapter]
 
 
 def full_path(name: str | Path) -> str:

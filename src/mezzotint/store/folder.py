@@ -22,7 +22,8 @@ from mezzotint.store.checksum import Checksums
 from mezzotint.store.classifier import classifier_in, save_classifier
 from mezzotint.store.facts import described, read_facts, read_json, write_facts, write_json
 from mezzotint.store.hints import hints_in, save_hints
-from mezzotint.store.layout import HINTS, is_model_folder
+from mezzotint.store.image_prompt import image_prompts_in, save_image_prompts
+from mezzotint.store.layout import HINTS, IMAGE_PROMPT, is_model_folder
 from mezzotint.store.part import SHARD, save_part
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import Entry, carried_along, layout_of, model_index
@@ -94,6 +95,7 @@ def load_folder(
         carried={part: carried_in_folder(folder / part, entry) for part, entry in carried_along(index).items()},
         classifier=classifier_in(folder, facts.sha256),
         hints=hints_in(folder, facts.sha256),
+        image_prompts=image_prompts_in(folder, facts.sha256),
         leftover={} if rest is None else rest.leftover(),
     )
     check_fit(folder, parts)
@@ -144,6 +146,9 @@ def save_folder(
             files += save_classifier(parts.classifier(), folder, dtype)
         if parts.hints is not None:
             files += save_hints(parts.hints.names, parts.hints.tensors, folder / HINTS, dtype)
+        if parts.image_prompts is not None:
+            reader, layers = parts.image_prompts.conditioner(), parts.image_prompts.layers(parts.unet)
+            files += save_image_prompts(reader, layers, folder / IMAGE_PROMPT, dtype)
         wholes = dict(zip(layout.encoders, filter(None, (parts.text_encoder, parts.text_encoder_2)), strict=True))
         saved = dict(zip(layout.encoders, (encoder for _, encoder in texts), strict=True))
         files += write_rest(wholes, saved, parts.leftover, folder, dtype)

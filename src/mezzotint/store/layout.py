@@ -37,6 +37,10 @@ CLASSIFIER = "classifier"
 """The folder of our own classifier of noisy latents, where diffusers does not look."""
 HINTS = "hints"
 """That of what was learned of hints."""
+IMAGE_PROMPT = "image_prompt"
+"""That of what reads pictures as prompts."""
+BESIDE = (CLASSIFIER, HINTS, IMAGE_PROMPT)
+"""The folders of what a picture may be drawn without; their files are checked when they are read."""
 
 INDEX = "model_index.json"
 EMPTY_NEGATIVE = "force_zeros_for_empty_prompt"

@@ -18,6 +18,7 @@ from mezzotint.store.carried import Carried
 from mezzotint.store.classifier import StoredClassifier
 from mezzotint.store.facts import Facts
 from mezzotint.store.hints import StoredHints
+from mezzotint.store.image_prompt import StoredImagePrompts
 from mezzotint.store.pipelines import LATENT_DIFFUSION, ONE_TEXT, SECOND_TEXT, TWO_TEXTS, Layout
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.types import UserError
@@ -51,6 +52,8 @@ class Parts:
     """What steers by looking for things in the noisy latent, if the model has it; `parts.classifier(device)` loads."""
     hints: StoredHints | None = None
     """What it has learned of pictures that lie beside the latent, if it has."""
+    image_prompts: StoredImagePrompts | None = None
+    """What it reads pictures as prompts by, if it does."""
     leftover: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Tensors of a single file that no part has, by name, which it is not written again without."""
 

@@ -7,21 +7,20 @@ a value that can be compared and written down.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image, ImageOps
 
-from mezzotint.types import PICTURES, Request, UserError
+from mezzotint.types import IN_MEMORY, PICTURES, ImagePrompt, Request, UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
 AUTO = "auto"
 """What stands in the place of a depth map's file where one is to be taken from the picture."""
-IN_MEMORY = "memory:"
-"""How the name of a picture begins that has no file."""
 TOP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 65535}
 """The value of white in pictures of one channel with more than 8 bits, by Pillow's mode."""
 
@@ -56,6 +55,12 @@ class Held(str):
         name.picture = picture
         return name
 
+    def weighed(self, weight: float) -> Held:
+        """The name of the same picture with a weight, as an image prompt."""
+        name = Held(f"{self}:{float(weight)!r}")
+        name.picture = self.picture
+        return name
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Held:
         """Itself: a name does not change."""
         return self
@@ -64,26 +69,53 @@ class Held(str):
 def held(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A request's fields with names in the place of pictures that are given as paths or in memory.
 
-    Raises UserError as `Held.of`.
+    `image_prompt` may be one picture or several, each alone or with its weight. Raises UserError as `Held.of`.
     """
-    return {name: _name(value) if name in PICTURES else value for name, value in fields.items()}
+    named = {name: _name(value) if name in PICTURES else value for name, value in fields.items()}
+    if "image_prompt" in named:
+        named["image_prompt"] = _prompts(named["image_prompt"])
+    return named
 
 
 def _name(given: Any) -> str:
     return str(given) if isinstance(given, Path) else given if isinstance(given, str) else Held.of(given)
 
 
+def _prompts(given: Any) -> tuple[str, ...]:
+    """The names of one image prompt or several."""
+    several: list[Any] = list(cast("Sequence[Any]", given)) if isinstance(given, list | tuple) else [given]
+    if len(several) == 2 and _is_weight(several[1]):
+        several = [tuple(several)]
+    return tuple(_weighed(*one) if isinstance(one, tuple) else _name(one) for one in several)
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _weighed(*given: Any) -> str:
+    """The name of a picture and its weight. Raises UserError for anything but these two."""
+    if len(given) != 2 or not _is_weight(given[1]):
+        raise UserError("An image prompt in brackets must be a picture and its weight, such as (picture, 0.8).")
+    name = _name(given[0])
+    return name.weighed(given[1]) if isinstance(name, Held) else str(ImagePrompt(name, given[1]))
+
+
 def located(request: Request) -> Request:
     """The request with full names of its pictures."""
     hint = tuple(f"{name}:{full_name(file)}" for name, _, file in (text.partition(":") for text in request.hint))
-    return request.but(hint=hint, **{name: full_name(getattr(request, name)) for name in PICTURES})
+    prompts = (ImagePrompt.parse(text) for text in request.image_prompt)
+    image_prompt = tuple(str(replace(prompt, name=full_name(prompt.name))) for prompt in prompts)
+    single = {name: full_name(getattr(request, name)) for name in PICTURES}
+    return request.but(hint=hint, image_prompt=image_prompt, **single)
 
 
 def picture_names(request: Request) -> list[str]:
     """The full names of a request's pictures, in the order of its fields."""
     found = located(request)
     hint = [text.partition(":")[2] for text in found.hint]
-    names = (*(getattr(found, field) for field in PICTURES), *hint)
+    prompts = (ImagePrompt.parse(text).name for text in found.image_prompt)
+    names = (*(getattr(found, field) for field in PICTURES), *hint, *prompts)
     return [name for name in names if name != "" and estimator(name) is None]
 
 

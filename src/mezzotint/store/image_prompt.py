@@ -1,0 +1,205 @@
+"""What lets a model read pictures as prompts: a file of IP-Adapter, and the image encoder whose tokens it reads.
+
+A model's folder keeps its own in image_prompt, in the layout of published adapters, so that diffusers loads it too:
+
+    image_prompt/ip-adapter.safetensors   image_proj.NAME and ip_adapter.NAME
+    image_prompt/image_encoder/           CLIP's image tower, as transformers keeps it
+
+As the classifier's, these files are not among those that every picture's sums tell of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mezzotint.conditioning.clip_config import CLIPVisionConfig
+from mezzotint.store.checksum import check_folder
+from mezzotint.store.facts import described
+from mezzotint.store.header import Header, read_header, shown
+from mezzotint.store.layout import IMAGE_PROMPT, weight_files
+from mezzotint.types import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mezzotint.conditioning.image_prompt import PictureConditioner
+    from mezzotint.denoise.picture_layers import PictureLayers
+    from mezzotint.denoise.unet import UNet
+
+FILE = "ip-adapter.safetensors"
+ENCODER = "image_encoder"
+PROJECTION, LAYERS = "image_proj.", "ip_adapter."
+"""What the names of its tensors begin with: the projection's, and those of the U-Net's layers."""
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+PLAIN, PLUS = f"{PROJECTION}proj.weight", f"{PROJECTION}latents"
+"""The tensors by which the two kinds that are read are told."""
+
+
+@dataclass(frozen=True)
+class StoredImagePrompts:
+    """An adapter's file and its image encoder, read when they are asked for."""
+
+    file: Path
+    encoder: Path
+    """The folder."""
+    folder: Path | None = None
+    """A model's own, of whose files mezzotint.json has the sums."""
+    sums: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def files(self) -> list[Path]:
+        """What a picture depends on that is drawn with it. Raises UserError where weights are missing."""
+        return [self.file, self.encoder / "config.json", *weight_files(self.encoder)]
+
+    def conditioner(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> PictureConditioner:
+        """What reads pictures, fixed, by default in float32. Raises UserError where a file is damaged."""
+        import torch
+
+        from mezzotint.conditioning.clip import CLIPVisionModel
+        from mezzotint.conditioning.image_prompt import PictureConditioner, Projection, Resampler, ResamplerConfig
+        from mezzotint.store.source import open_source, part_sources
+        from mezzotint.store.weights import build
+
+        if self.folder is not None:
+            check_folder(self.folder, dict(self.sums))
+        config, source = encoder_config(self.encoder), open_source(self.file)
+        shapes = {
+            name.removeprefix(PROJECTION): entry.shape
+            for name, entry in source.entries.items()
+            if name.startswith(PROJECTION)
+        }
+
+        def projection() -> Projection | Resampler:
+            if PLUS in source.entries:
+                return Resampler(ResamplerConfig.of(shapes))
+            width = shapes["norm.weight"][0]
+            return Projection(shapes["proj.weight"][1], width, shapes["proj.weight"][0] // width)
+
+        where, kind = torch.device(device), torch.float32 if dtype is None else dtype
+        tower = build(
+            lambda: CLIPVisionModel(config),
+            part_sources(self.encoder, kind),
+            device=where,
+            dtype=kind,
+            rename=lambda name: None if name.endswith("position_ids") else name,
+        )
+        tokens = build(
+            projection,
+            [source],
+            device=where,
+            dtype=kind,
+            rename=lambda name: name.removeprefix(PROJECTION) if name.startswith(PROJECTION) else None,
+        )
+        return PictureConditioner(tower, tokens)
+
+    def layers(self, unet: UNet) -> PictureLayers:
+        """What a U-Net reads pictures by, where and as precise as its weights. Raises UserError for another U-Net."""
+        from mezzotint.denoise.picture_layers import PictureLayers
+        from mezzotint.store.source import open_source
+        from mezzotint.store.weights import build
+
+        weight = unet.conv_norm_out.weight
+        return build(
+            lambda: PictureLayers(unet),
+            [open_source(self.file)],
+            device=weight.device,
+            dtype=weight.dtype,
+            rename=lambda name: name.removeprefix(LAYERS) if name.startswith(LAYERS) else None,
+        )
+
+
+def image_prompts_in(folder: Path, sums: Mapping[str, str]) -> StoredImagePrompts | None:
+    """What a model's folder has of it, if anything; `sums` are those of mezzotint.json."""
+    own = folder / IMAGE_PROMPT
+    if not (own / FILE).is_file():
+        return None
+    start = f"{IMAGE_PROMPT}/"
+    inside = {name.removeprefix(start): digest for name, digest in sums.items() if name.startswith(start)}
+    return StoredImagePrompts(own / FILE, own / ENCODER, own, inside)
+
+
+def find_image_prompts(path: Path) -> StoredImagePrompts:
+    """The adapter in a file or a folder, and its image encoder: the folder image_encoder beside it, or near by.
+
+    A folder is a model's, or one that holds a single adapter. Raises UserError where there is none, or its kind is not
+    read, or the image encoder that it was trained with is not there.
+    """
+    try:
+        if path.is_dir():
+            own = image_prompts_in(path, {})
+            return find_image_prompts(_only(path)) if own is None else own
+        there = path.is_file()
+    except OSError:
+        there = False
+    if not there:
+        raise UserError(f"There is no image adapter {path}: give a file of IP-Adapter, or its folder.")
+    header = adapter_header(path)
+    plain = PLAIN in header.tensors
+    width = header.tensors[PLAIN if plain else f"{PROJECTION}proj_in.weight"].shape[-1]
+    homes = (path.parent, path.parent.parent, path.parent.parent / "models")
+    for folder in (home / ENCODER for home in homes):
+        if (folder / "config.json").is_file():
+            config = encoder_config(folder)
+            if width == (config.projection_dim if plain else config.hidden_size):
+                return StoredImagePrompts(path, folder)
+    raise UserError(
+        f"{path} reads an image encoder whose tokens are {width} wide: put that into the folder {ENCODER} beside it."
+    )
+
+
+def _only(folder: Path) -> Path:
+    """The one adapter in a folder."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in ENDINGS]
+    if len(found) != 1:
+        told = f"{len(found)} files of weights" if found else "none"
+        raise UserError(f"The folder {folder} holds {told} and not one image adapter: name the file.")
+    return found[0]
+
+
+def encoder_config(folder: Path) -> CLIPVisionConfig:
+    """The config of an image encoder. Raises UserError for another network's."""
+    return described(CLIPVisionConfig.from_dict, folder / "config.json")
+
+
+def adapter_header(path: Path) -> Header:
+    """The header of an adapter's file. Raises UserError for a file of another kind."""
+    header = read_header(path)
+    names = header.tensors
+    if not any(name.startswith(LAYERS) for name in names) or not any(name.startswith(PROJECTION) for name in names):
+        first = ", ".join(shown(name) for name in list(names)[:3])
+        raise UserError(f"{path} is no image adapter: its tensors are {first}.")
+    if PLUS not in names and PLAIN not in names:
+        raise UserError(f"{path} is an adapter for faces, which is not read here: give a plain one or a plus.")
+    if PLUS in names and f"{PROJECTION}proj_in.weight" not in names:
+        raise UserError(f"{path} lacks the tensor {PROJECTION}proj_in.weight: get it again.")
+    return header
+
+
+def save_image_prompts(
+    conditioner: PictureConditioner, layers: PictureLayers, folder: Path, dtype: torch.dtype | None = None
+) -> list[Path]:
+    """Write both into a folder of their own, in `dtype`, by default float16; returns the weight files.
+
+    Raises UserError where the folder cannot be written.
+    """
+    import torch
+
+    from mezzotint.store.part import save_part
+    from mezzotint.store.weights import in_dtype, write_tensors
+
+    kind = torch.float16 if dtype is None else dtype
+    try:
+        (folder / ENCODER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    tower = conditioner.tower
+    files = save_part(tower, tower.config.to_dict(), folder / ENCODER, stem="model", dtype=kind)
+    tensors: dict[str, Tensor] = {}
+    for start, part in ((PROJECTION, conditioner.projection), (LAYERS, layers)):
+        tensors |= {start + name: tensor for name, tensor in in_dtype(part.state_dict(), kind).items()}
+    write_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / FILE)
+    return [folder / FILE, *files]

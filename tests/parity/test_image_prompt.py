@@ -1,0 +1,157 @@
+"""Pictures as prompts: files of IP-Adapter, read and written, drawn with as diffusers draws with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import mezzotint
+from mezzotint.conditioning import CLIPVisionConfig, CLIPVisionModel
+from mezzotint.conditioning.image_prompt import PictureConditioner, Projection, Resampler, ResamplerConfig
+from mezzotint.denoise.picture_layers import PictureLayers
+from mezzotint.noise import draw_noise
+from mezzotint.store.image_prompt import save_image_prompts
+from mezzotint.types import UserError
+
+diffusers = pytest.importorskip("diffusers")
+
+SIDE, PROMPT, NEGATIVE = 32, "a red sphere to the left of a blue cube", "two green cones"
+VISION = CLIPVisionConfig(
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    projection_dim=24,
+    image_size=40,
+    patch_size=8,
+    with_projection=True,
+)
+
+
+def shaken(module: nn.Module, seed: int) -> Any:
+    """Every parameter random, the zero ones too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+def projection(kind: str, width: int) -> Projection | Resampler:
+    if kind == "plain":
+        return shaken(Projection(VISION.projection_dim, width), 5)
+    return shaken(
+        Resampler(ResamplerConfig(embed_dim=64, width=48, output_dim=width, tokens=6, layers=4, heads=2)),
+        5,
+    )
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    small = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((60, 40), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def model(family_parts: Callable[..., Any], tmp_path: Path) -> tuple[Any, mezzotint.Pipeline]:
+    theirs = diffusers.StableDiffusionPipeline(**family_parts("Stable Diffusion 1", tmp_path))
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path / "model")
+    return theirs, mezzotint.load(tmp_path / "model")
+
+
+def written(pipe: mezzotint.Pipeline, kind: str, folder: Path) -> Path:
+    unet = pipe.denoiser.unet
+    reader = PictureConditioner(shaken(CLIPVisionModel(VISION), 7), projection(kind, unet.config.cross_attention_dim))
+    save_image_prompts(reader, shaken(PictureLayers(unet), 8), folder, torch.float32)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["plain", "plus"])
+@pytest.mark.parametrize("weight", [1.0, 0.4])
+def test_what_we_write_draws_in_diffusers_as_here(
+    model: tuple[Any, mezzotint.Pipeline], tmp_path: Path, picture: Image.Image, kind: str, weight: float
+) -> None:
+    theirs, ours = model
+    folder = written(ours, kind, tmp_path / "adapter")
+    noise = draw_noise([3], (4, SIDE // 8, SIDE // 8))
+    theirs.load_ip_adapter(str(tmp_path), subfolder="adapter", weight_name="ip-adapter.safetensors")
+    theirs.set_ip_adapter_scale(weight)
+    # Their preprocessing resizes by other sums, so both are given a picture that needs none.
+    square = picture.crop((10, 0, 50, 40))
+    expected = theirs(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        ip_adapter_image=square,
+        latents=noise,
+        num_inference_steps=5,
+        guidance_scale=4.0,
+    ).images[0]
+    ours.use(image_adapter=folder / "ip-adapter.safetensors")
+    settings: dict[str, Any] = {"negative": NEGATIVE, "noise": noise, "steps": 5, "guidance": 4.0, "sampler": "ddim"}
+    found = ours(PROMPT, image_prompt=(square, weight), **settings)
+    apart = np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int))
+    assert apart.max() <= 1
+    without = ours(PROMPT, **settings)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(without).astype(int)).max() > 4
+
+
+def test_the_middle_of_a_picture_is_read_as_by_transformers(picture: Image.Image) -> None:
+    from transformers import CLIPImageProcessor
+
+    from mezzotint.conditioning.clip import normalise
+
+    reader = PictureConditioner(CLIPVisionModel(VISION), projection("plus", 16))
+    for given in (picture, picture.rotate(90, expand=True), picture.resize((200, 133))):
+        processor = CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 40, "width": 40})
+        expected: Tensor = processor(given, return_tensors="pt").pixel_values
+        assert expected.shape == (1, 3, 40, 40)
+        torch.testing.assert_close(normalise(reader.prepared(given)), expected, atol=0.03, rtol=0)  # 2 of 255 steps
+
+
+def test_pickled_adapters_are_read_too(
+    model: tuple[Any, mezzotint.Pipeline], tmp_path: Path, picture: Image.Image
+) -> None:
+    """h94/IP-Adapter keeps two dictionaries in one pickle, and the encoder in a folder beside its models."""
+    from safetensors.torch import load_file
+
+    _, ours = model
+    folder = written(ours, "plus", tmp_path / "models")
+    tensors = load_file(folder / "ip-adapter.safetensors")
+    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, tensor in tensors.items():
+        head, _, rest = name.partition(".")
+        parts[head][rest] = tensor
+    torch.save(parts, folder / "ip-adapter-plus_sd15.bin")
+    first = ours.use(image_adapter=folder / "ip-adapter.safetensors")(PROMPT, seed=1, steps=2, image_prompt=picture)
+    second = ours.use(image_adapter=folder / "ip-adapter-plus_sd15.bin")(PROMPT, seed=1, steps=2, image_prompt=picture)
+    assert np.array_equal(first, second)
+
+
+def test_what_cannot_be_read_is_said(
+    model: tuple[Any, mezzotint.Pipeline], tmp_path: Path, picture: Image.Image
+) -> None:
+    _, ours = model
+    with pytest.raises(UserError, match="reads no image prompts"):
+        ours(PROMPT, steps=1, image_prompt=picture)
+    folder = written(ours, "plus", tmp_path / "adapter")
+    with pytest.raises(UserError, match="no image adapter"):
+        ours.use(image_adapter=tmp_path / "nothing.safetensors")
+    (folder / "image_encoder").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="64 wide"):
+        ours.use(image_adapter=folder / "ip-adapter.safetensors")
+    (tmp_path / "elsewhere").rename(folder / "image_encoder")
+    save_file({"image_proj.latents": torch.zeros(1), "other": torch.zeros(1)}, folder / "bad.safetensors")
+    with pytest.raises(UserError, match="is no image adapter"):
+        ours.use(image_adapter=folder / "bad.safetensors")
+    with pytest.raises(UserError, match="name the file"):
+        ours.use(image_adapter=folder)
+    assert ours.image_prompts is None

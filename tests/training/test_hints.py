@@ -241,7 +241,17 @@ def test_a_model_for_inpainting_or_from_depth_is_written_for_diffusers(
     from_depth = mezzotint.load(tmp_path / "depth")(PROMPT, seed=5, depth=depth)
     assert np.abs(np.asarray(from_depth).astype(int) - np.asarray(pipe(PROMPT, seed=5, depth=depth))).max() <= 3
     assert main(["convert", str(model), str(tmp_path / "x"), "--to", "diffusers", "--reads", "edges"]) == 2
-    assert main(["convert", str(model), str(tmp_path / "x.safetensors"), "--to", "single-file"]) == 2
+
+
+def test_a_single_file_keeps_what_was_learned(
+    model: Path, pipe: mezzotint.Pipeline, shape: Image.Image, tmp_path: Path
+) -> None:
+    file = tmp_path / "x.safetensors"
+    assert main(["convert", str(model), str(file), "--to", "single-file"]) == 0
+    assert main(["convert", str(file), str(tmp_path / "back"), "--to", "diffusers"]) == 0
+    expected = pipe(PROMPT, seed=1, silhouette=shape).tobytes()
+    for path in (file, tmp_path / "back"):
+        assert mezzotint.load(path)(PROMPT, seed=1, silhouette=shape).tobytes() == expected
 
 
 def test_damaged_weights_are_told_when_they_are_asked_for(model: Path, tmp_path: Path, shape: Image.Image) -> None:

@@ -110,8 +110,8 @@ def check(request: Request) -> None:
 
     A negative prompt, a guide, a classifier or a picture needs no prompt.
     """
-    steered = bool(request.negative or request.guide or request.classify or request.image or request.depth)
-    if not steered and not any(character.isalnum() for character in request.prompt):
+    told = (request.negative, request.guide, request.classify, request.image, request.image_prompt, request.hints())
+    if not any(told) and not any(character.isalnum() for character in request.prompt):
         raise UserError("The prompt has no word in it: say what to draw, such as 'a red sphere'.")
     from mezzotint.noise.spacing import Spacing
     from mezzotint.sampling.guides import chosen

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mezzotint.training.recipe import Recipe
 
 ABOUT = (
-    "Train one stage of a recipe: vae, clip, unet, decoder, classifier, hints or sight; or all of them but the last "
-    "two; assemble puts the model together. "
+    "Train one stage of a recipe: vae, clip, unet, decoder, classifier, hints, image_prompt or sight; or all of them "
+    "but the last three; assemble puts the model together. "
     "Settings change the recipe: 'unet.fit.images=1000', or for one stage just 'images=1000'."
 )
 WORTHWHILE = 32
@@ -32,8 +32,8 @@ WORTHWHILE = 32
 class Options:
     """What to train, on what, and where to."""
 
-    stage: Literal["vae", "clip", "unet", "decoder", "classifier", "hints", "sight", "assemble", "all"]
-    """vae, clip, unet, decoder, classifier, hints, sight, assemble or all."""
+    stage: Literal["vae", "clip", "unet", "decoder", "classifier", "hints", "image_prompt", "sight", "assemble", "all"]
+    """vae, clip, unet, decoder, classifier, hints, image_prompt, sight, assemble or all."""
     recipe: str
     """debug, still-life-64, still-life-128 or still-life-256."""
     settings: tuple[str, ...] = ()

@@ -5,6 +5,8 @@ B texts or pictures, P the width of the shared space. Parameters carry the names
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,6 +61,12 @@ class CLIPModel(nn.Module):
     def text_encoder(self) -> CLIPTextModel:
         """The text tower alone, sharing these weights: what a pipeline's text encoder is."""
         return CLIPTextModel(self.config.text, self.text_model)
+
+    def image_encoder(self) -> CLIPVisionModel:
+        """The image tower alone with its projection, sharing these weights."""
+        encoder = CLIPVisionModel(replace(self.config.vision, with_projection=True), self.vision_model)
+        encoder.visual_projection = self.visual_projection
+        return encoder
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Unit vectors [B P] of ids [B L]."""

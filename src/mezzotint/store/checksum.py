@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -122,7 +122,7 @@ class Checksums:
                 raise damaged(self._folder / name)
 
 
-def check_folder(folder: Path, sums: dict[str, str]) -> None:
+def check_folder(folder: Path, sums: Mapping[str, str]) -> None:
     """Raise UserError naming the first file in a folder whose sum is not what it is told to be."""
     for name, digest in sums.items():
         path = folder / name

@@ -29,16 +29,13 @@ def convert(
 
     Weights keep their dtype, unless `dtype` is given, and every bit. `reads` is the name of a hint that the model has
     learned: what is written is a model that reads it always, as other programs know them. Raises UserError as
-    `load_parts`, `save_folder` and `save_file`, and for hints that the layout has no place for; what was at `target`
-    then stays.
+    `load_parts`, `save_folder` and `save_file`; what was at `target` then stays.
     """
     parts = load_parts(source, dtype=None, ema=ema)
     if reads != "":
         if parts.hints is None:
             raise UserError(f"The model has learned no hints, so it cannot read {reads}: leave reads out.")
         parts = replace(parts, unet=parts.hints.unet(parts.unet, reads), hints=None)
-    if to == "single-file" and parts.hints is not None:
-        raise UserError("A single file has no place for the hints that the model has learned: name one with --reads.")
     if to == "single-file":
         save_file(parts, target, dtype=dtype)
         return [target]

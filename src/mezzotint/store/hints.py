@@ -1,17 +1,19 @@
 """What a model has learned of hints: in the folder hints, which diffusers does not look into, read when asked for.
 
-As the classifier's, its files are not among those that every picture's sums tell of.
+As the classifier's, its files are not among those that every picture's sums tell of. A single file has its tensors
+under our own prefix, and the names of the hints in the metadata.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mezzotint.store.checksum import check_folder
+from mezzotint.store.evidence import OWN, own
 from mezzotint.store.facts import read_json, write_json
 from mezzotint.store.layout import HINTS
 from mezzotint.types import UserError
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mezzotint.denoise.unet import UNet
+    from mezzotint.store.source import Source
 
 STEM = "model"
+IN_FILE = f"{OWN}{HINTS}."
+"""What the names of its tensors begin with in a single file of ours."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +35,24 @@ class StoredHints:
     """The hints that a model can be given, in the order of the channels that are read."""
 
     names: tuple[str, ...]
-    folder: Path
-    sums: dict[str, str] = field(default_factory=dict[str, str])
-    """Those of mezzotint.json, of the files in the folder."""
+    path: Path
+    """The file that holds it."""
+    start: str = ""
+    """What the names of its tensors begin with there."""
+    folder: Path | None = None
+    """A model's own folder of it, of whose files mezzotint.json has the sums."""
+    sums: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """What was learned, float32, by the names of `denoise.adapter`. Raises UserError where it is damaged."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from mezzotint.store.source import open_source
 
-        check_folder(self.folder, self.sums)
-        path = self.folder / f"{STEM}.safetensors"
-        try:
-            return {name: tensor.float() for name, tensor in load_file(path).items()}
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is missing or damaged ({error}): get it again.") from error
+        if self.folder is not None:
+            check_folder(self.folder, self.sums)
+        source = open_source(self.path)
+        names = [name for name in source.entries if name.startswith(self.start)]
+        return {name.removeprefix(self.start): source.tensor(name).float() for name in names}
 
     def unet(self, base: UNet, name: str = "") -> UNet:
         """The U-Net that reads the hints, or the one of a name alone, of the one that they were learned for.
@@ -62,7 +69,7 @@ class StoredHints:
         try:
             return with_learned(base, self.tensors, reads)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"The hints in {self.folder} were learned for another U-Net ({error}).") from error
+            raise UserError(f"The hints in {self.path} were learned for another U-Net ({error}).") from error
 
 
 def hints_in(folder: Path, sums: dict[str, str]) -> StoredHints | None:
@@ -76,10 +83,33 @@ def hints_in(folder: Path, sums: dict[str, str]) -> StoredHints | None:
 
 def load_hints(folder: Path, sums: dict[str, str] | None = None) -> StoredHints:
     """The hints in a folder of their own. Raises UserError where its config is damaged."""
-    names: Any = read_json(folder / "config.json").get("names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):  # pyright: ignore[reportUnknownVariableType]
-        raise UserError(f"{folder / 'config.json'} names no hints: get it again.")
-    return StoredHints(tuple(names), folder, {} if sums is None else sums)  # pyright: ignore[reportUnknownArgumentType]
+    names = _names(read_json(folder / "config.json"), str(folder / "config.json"))
+    return StoredHints(names, folder / f"{STEM}.safetensors", "", folder, {} if sums is None else sums)
+
+
+def hints_in_file(source: Source) -> StoredHints | None:
+    """The hints in a single file, if there are any. Raises UserError where its metadata is damaged."""
+    values = own(source.metadata, HINTS)
+    if values is None:
+        return None
+    return StoredHints(_names(values, f"The metadata {OWN}{HINTS} of {source.path}"), source.path, IN_FILE)
+
+
+def hints_for_file(hints: StoredHints, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by which a single file holds them, in `dtype`, by default float16, and what its metadata says."""
+    import torch
+
+    from mezzotint.store.weights import in_dtype
+
+    tensors = in_dtype(hints.tensors, torch.float16 if dtype is None else dtype)
+    return {IN_FILE + name: tensor for name, tensor in tensors.items()}, {"names": list(hints.names)}
+
+
+def _names(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    names: Any = values.get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in cast("list[Any]", names)):
+        raise UserError(f"{where} names no hints: get it again.")
+    return tuple(cast("list[str]", names))
 
 
 def save_hints(

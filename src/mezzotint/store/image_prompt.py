@@ -5,18 +5,22 @@ A model's folder keeps its own in image_prompt, in the layout of published adapt
     image_prompt/ip-adapter.safetensors   image_proj.NAME and ip_adapter.NAME
     image_prompt/image_encoder/           CLIP's image tower, as transformers keeps it
 
-As the classifier's, these files are not among those that every picture's sums tell of.
+As the classifier's, these files are not among those that every picture's sums tell of. A single file has all of it
+under our own prefix, the image encoder's config in the metadata.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mezzotint.conditioning.clip_config import CLIPVisionConfig
+from mezzotint.store.checked import made
 from mezzotint.store.checksum import check_folder
+from mezzotint.store.evidence import OWN, own
 from mezzotint.store.facts import described
 from mezzotint.store.header import Header, read_header, shown
 from mezzotint.store.layout import IMAGE_PROMPT, weight_files
@@ -24,17 +28,20 @@ from mezzotint.types import UserError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mezzotint.conditioning.image_prompt import PictureConditioner
     from mezzotint.denoise.picture_layers import PictureLayers
     from mezzotint.denoise.unet import UNet
+    from mezzotint.store.source import Source
 
 FILE = "ip-adapter.safetensors"
 ENCODER = "image_encoder"
 PROJECTION, LAYERS = "image_proj.", "ip_adapter."
 """What the names of its tensors begin with: the projection's, and those of the U-Net's layers."""
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+IN_FILE = f"{OWN}{IMAGE_PROMPT}."
+"""What the names of all begin with in a single file of ours."""
 PLAIN, PLUS = f"{PROJECTION}proj.weight", f"{PROJECTION}latents"
 """The tensors by which the two kinds that are read are told."""
 
@@ -45,7 +52,7 @@ class StoredImagePrompts:
 
     file: Path
     encoder: Path
-    """The folder."""
+    """The folder, or the same file, of a whole model."""
     folder: Path | None = None
     """A model's own, of whose files mezzotint.json has the sums."""
     sums: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -53,7 +60,19 @@ class StoredImagePrompts:
     @property
     def files(self) -> list[Path]:
         """What a picture depends on that is drawn with it. Raises UserError where weights are missing."""
+        if self._whole:
+            return [self.file]
         return [self.file, self.encoder / "config.json", *weight_files(self.encoder)]
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all of it is in the file of a whole model."""
+        return self.encoder == self.file
+
+    @property
+    def _start(self) -> str:
+        """What the names of all tensors begin with."""
+        return IN_FILE if self._whole else ""
 
     def conditioner(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> PictureConditioner:
         """What reads pictures, fixed, by default in float32. Raises UserError where a file is damaged."""
@@ -66,15 +85,21 @@ class StoredImagePrompts:
 
         if self.folder is not None:
             check_folder(self.folder, dict(self.sums))
-        config, source = encoder_config(self.encoder), open_source(self.file)
+        source, start = open_source(self.file), self._start
         shapes = {
-            name.removeprefix(PROJECTION): entry.shape
+            name.removeprefix(start + PROJECTION): entry.shape
             for name, entry in source.entries.items()
-            if name.startswith(PROJECTION)
+            if name.startswith(start + PROJECTION)
         }
+        told = own(source.metadata, IMAGE_PROMPT) if self._whole else None
+        config = (
+            encoder_config(self.encoder)
+            if told is None
+            else made(CLIPVisionConfig.from_dict, told, f"The metadata {OWN}{IMAGE_PROMPT}")
+        )
 
         def projection() -> Projection | Resampler:
-            if PLUS in source.entries:
+            if "latents" in shapes:
                 return Resampler(ResamplerConfig.of(shapes))
             width = shapes["norm.weight"][0]
             return Projection(shapes["proj.weight"][1], width, shapes["proj.weight"][0] // width)
@@ -82,17 +107,17 @@ class StoredImagePrompts:
         where, kind = torch.device(device), torch.float32 if dtype is None else dtype
         tower = build(
             lambda: CLIPVisionModel(config),
-            part_sources(self.encoder, kind),
+            [source] if self._whole else part_sources(self.encoder, kind),
             device=where,
             dtype=kind,
-            rename=lambda name: None if name.endswith("position_ids") else name,
+            rename=partial(_without, start=f"{start}{ENCODER}." if self._whole else ""),
         )
         tokens = build(
             projection,
             [source],
             device=where,
             dtype=kind,
-            rename=lambda name: name.removeprefix(PROJECTION) if name.startswith(PROJECTION) else None,
+            rename=partial(_without, start=start + PROJECTION),
         )
         return PictureConditioner(tower, tokens)
 
@@ -108,18 +133,27 @@ class StoredImagePrompts:
             [open_source(self.file)],
             device=weight.device,
             dtype=weight.dtype,
-            rename=lambda name: name.removeprefix(LAYERS) if name.startswith(LAYERS) else None,
+            rename=partial(_without, start=self._start + LAYERS),
         )
+
+
+def _without(name: str, start: str) -> str | None:
+    """A tensor's name without what it begins with; none for another's, and for numbers that nothing reads."""
+    return name.removeprefix(start) if name.startswith(start) and not name.endswith("position_ids") else None
 
 
 def image_prompts_in(folder: Path, sums: Mapping[str, str]) -> StoredImagePrompts | None:
     """What a model's folder has of it, if anything; `sums` are those of mezzotint.json."""
-    own = folder / IMAGE_PROMPT
-    if not (own / FILE).is_file():
-        return None
     start = f"{IMAGE_PROMPT}/"
     inside = {name.removeprefix(start): digest for name, digest in sums.items() if name.startswith(start)}
-    return StoredImagePrompts(own / FILE, own / ENCODER, own, inside)
+    return stored_in(folder / IMAGE_PROMPT, inside)
+
+
+def stored_in(folder: Path, sums: Mapping[str, str] | None = None) -> StoredImagePrompts | None:
+    """What was written into a folder of its own, if anything."""
+    if not (folder / FILE).is_file():
+        return None
+    return StoredImagePrompts(folder / FILE, folder / ENCODER, folder, {} if sums is None else sums)
 
 
 def find_image_prompts(path: Path) -> StoredImagePrompts:
@@ -189,7 +223,7 @@ def save_image_prompts(
     import torch
 
     from mezzotint.store.part import save_part
-    from mezzotint.store.weights import in_dtype, write_tensors
+    from mezzotint.store.weights import write_tensors
 
     kind = torch.float16 if dtype is None else dtype
     try:
@@ -198,8 +232,30 @@ def save_image_prompts(
         raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
     tower = conditioner.tower
     files = save_part(tower, tower.config.to_dict(), folder / ENCODER, stem="model", dtype=kind)
-    tensors: dict[str, Tensor] = {}
-    for start, part in ((PROJECTION, conditioner.projection), (LAYERS, layers)):
-        tensors |= {start + name: tensor for name, tensor in in_dtype(part.state_dict(), kind).items()}
-    write_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / FILE)
+    tensors = _tensors({PROJECTION: conditioner.projection, LAYERS: layers}, kind)
+    write_tensors(tensors, folder / FILE)
     return [folder / FILE, *files]
+
+
+def image_prompts_for_file(
+    conditioner: PictureConditioner, layers: PictureLayers, dtype: torch.dtype | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by which a single file holds both, in `dtype`, by default float16, and the encoder's config."""
+    import torch
+
+    parts = {PROJECTION: conditioner.projection, LAYERS: layers, f"{ENCODER}.": conditioner.tower}
+    tensors = _tensors(parts, torch.float16 if dtype is None else dtype)
+    return {IN_FILE + name: tensor for name, tensor in tensors.items()}, conditioner.tower.config.to_dict()
+
+
+def image_prompts_in_file(source: Source) -> StoredImagePrompts | None:
+    """What a single file has of it, if anything. Raises UserError where its metadata is damaged."""
+    return None if own(source.metadata, IMAGE_PROMPT) is None else StoredImagePrompts(source.path, source.path)
+
+
+def _tensors(parts: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of several networks by one list of names."""
+    from mezzotint.store.weights import in_dtype
+
+    named = {start + name: tensor for start, part in parts.items() for name, tensor in part.state_dict().items()}
+    return {name: tensor.cpu().contiguous() for name, tensor in in_dtype(named, dtype).items()}

@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from mezzotint.store.classifier import IN_FILE
 from mezzotint.store.contents import Part, unet_prefix
 from mezzotint.store.embeddings import is_picture, picture_header
 from mezzotint.store.evidence import OWN, told_beside
@@ -21,7 +20,7 @@ from mezzotint.store.inspect_extras import embedding_told, lora_told
 from mezzotint.store.inspect_folder import folder_told, weights_told
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
-from mezzotint.store.layout import CLASSIFIER, REST_MARK, is_model_folder, weight_headers
+from mezzotint.store.layout import BESIDE, REST_MARK, is_model_folder, weight_headers
 from mezzotint.store.ldm import vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.lora.facts import is_lora
@@ -131,11 +130,11 @@ def _checkpoint(header: Header) -> dict[str, Any]:
         lambda name: _numbers(header.path, tensors[name]),
     )
     trained = family.training
-    steering = [entry for name, entry in tensors.items() if name.startswith(IN_FILE)]
+    beside = {part: [entry for name, entry in tensors.items() if name.startswith(f"{OWN}{part}.")] for part in BESIDE}
     return {
         "family": family.name,
         "parts": {part.kind: _part(part, tensors) for part in family.parts}
-        | ({CLASSIFIER: _weights(steering)} if steering else {}),
+        | {part: _weights(entries) for part, entries in beside.items() if entries},
         "prediction_type": trained.prediction,
         "prediction_evidence": trained.prediction_evidence,
         "zero_terminal_snr": bool(trained.schedule.get("rescale_betas_zero_snr", False)),
@@ -145,7 +144,7 @@ def _checkpoint(header: Header) -> dict[str, Any]:
         "scaling_factor": family.scaling_factor,
         "averaged_weights": family.averaged,
         "refusal": family.refusal,
-        "unused_keys": [name for name in family.unused if not name.startswith(IN_FILE)],
+        "unused_keys": [name for name in family.unused if not name.startswith(OWN)],
         "unknown_keys": list(family.unknown),
         "missing_keys": list(family.missing),
     }

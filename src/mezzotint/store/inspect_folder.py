@@ -15,9 +15,10 @@ from mezzotint.store.classifier import has_classifier
 from mezzotint.store.facts import FILE_NAME, described, read_facts, read_json
 from mezzotint.store.header import Header, read_header
 from mezzotint.store.hints import hints_in
+from mezzotint.store.image_prompt import image_prompts_in
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import KINDS, Glance, kind_of
-from mezzotint.store.layout import CLASSIFIER, HINTS, REST, STEMS, weight_headers
+from mezzotint.store.layout import CLASSIFIER, HINTS, IMAGE_PROMPT, REST, STEMS, weight_headers
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.pipelines import CLIP
@@ -50,6 +51,9 @@ def folder_told(folder: Path) -> dict[str, Any]:
         parts[CLASSIFIER] = {"class": CLASS_NAME, **weights_told(weight_headers(folder / CLASSIFIER))}
     if (hints := hints_in(folder, {})) is not None:
         parts[HINTS] = {"class": ", ".join(hints.names), **weights_told(weight_headers(folder / HINTS))}
+    if (prompts := image_prompts_in(folder, {})) is not None:
+        headers = [read_header(path) for path in prompts.files if path.suffix == ".safetensors"]
+        parts[IMAGE_PROMPT] = {"class": "IP-Adapter", **weights_told(headers)}
     return {
         "path": str(folder),
         "layout": "diffusers folder",

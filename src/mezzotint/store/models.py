@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mezzotint.store.facts import Facts, read_facts
 from mezzotint.store.hub import fetched, is_hub_name
-from mezzotint.store.layout import CLASSIFIER, all_weight_files, is_model_folder
+from mezzotint.store.layout import BESIDE, all_weight_files, is_model_folder
 from mezzotint.types import UserError
 
 SHIPPED = Path(__file__).parent.parent / "models"
@@ -24,7 +24,8 @@ class ShippedModel:
     @property
     def bytes(self) -> int:
         """Size of its weights."""
-        weights = [*all_weight_files(self.folder), *(self.folder / CLASSIFIER).glob("*.safetensors")]
+        beside = (path for part in BESIDE for path in (self.folder / part).rglob("*.safetensors"))
+        weights = [*all_weight_files(self.folder), *beside]
         return sum(path.stat().st_size for path in weights)
 
 

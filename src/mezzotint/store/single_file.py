@@ -29,8 +29,10 @@ from mezzotint.store.evidence import kept, own, told_beside
 from mezzotint.store.facts import file_facts
 from mezzotint.store.families import Family, recognise
 from mezzotint.store.header import naming
+from mezzotint.store.hints import hints_for_file, hints_in_file
+from mezzotint.store.image_prompt import image_prompts_for_file, image_prompts_in_file
 from mezzotint.store.keymap import KeyMap, given, prefixed
-from mezzotint.store.layout import CLASSIFIER
+from mezzotint.store.layout import CLASSIFIER, HINTS, IMAGE_PROMPT
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import LATENT_DIFFUSION, SECOND_TEXT, TWO_TEXTS
@@ -114,6 +116,8 @@ def _loaded(
         schedule=made(NoiseSchedule.from_dict, family.training.schedule, "The schedule"),
         carried=carried_in_file(source),
         classifier=classifier_in_file(source),
+        hints=hints_in_file(source),
+        image_prompts=image_prompts_in_file(source),
         leftover={name: source.tensor(name) for name in family.unused if name.startswith(KEPT)},
         facts=facts if facts.sizes else replace(facts, sizes=(family.training.size,)),
     )
@@ -192,6 +196,13 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
     if parts.classifier is not None:
         steering, configs[CLASSIFIER] = classifier_for_file(parts.classifier(), dtype)
         others |= steering
+    if parts.hints is not None:
+        learned, configs[HINTS] = hints_for_file(parts.hints, dtype)
+        others |= learned
+    if parts.image_prompts is not None:
+        reader, layers = parts.image_prompts.conditioner(), parts.image_prompts.layers(parts.unet)
+        seeing, configs[IMAGE_PROMPT] = image_prompts_for_file(reader, layers, dtype)
+        others |= seeing
     if parts.layout == TWO_TEXTS and parts.schedule.prediction_type == "v_prediction":
         present = MARKERS if parts.schedule.to_dict().get("rescale_betas_zero_snr") else MARKERS[:1]
         tensors |= {name: torch.zeros(0) for name in present}

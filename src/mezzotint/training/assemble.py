@@ -16,7 +16,7 @@ from mezzotint.training.run import SAMPLE_PROMPTS, Run, sample_prompts
 SHARD = 15 * 2**20
 """The most bytes in one weight file of what is trained here: repositories take such files as they are."""
 
-ADDED = ("classifier", "hints")
+ADDED = ("classifier", "hints", "image_prompt")
 """The stages whose results stand beside a model and change nothing else of it."""
 
 
@@ -49,6 +49,7 @@ def assemble(run: Run) -> Path:
         facts=facts,
         classifier=run.classifier(),
         hints=run.hints(),
+        image_prompts=run.image_prompts(),
     )
     target = run.folder / "model"
     save_folder(parts, target, card=model_card(run), dtype=torch.float16, shard=SHARD)
@@ -63,7 +64,7 @@ def _with_added(run: Run, parts: Parts) -> Path:
     facts = replace(parts.facts, recipe={**parts.facts.recipe, **told})
     card, target = run.start / "README.md", run.folder / "model"
     save_folder(
-        replace(parts, classifier=run.classifier(), hints=run.hints(), facts=facts),
+        replace(parts, classifier=run.classifier(), hints=run.hints(), image_prompts=run.image_prompts(), facts=facts),
         target,
         card=card.read_text(encoding="utf-8") if card.is_file() else None,
         dtype=torch.float16,

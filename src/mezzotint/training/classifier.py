@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from mezzotint.denoise.classifier import Classifier
 from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.training.cells import Cells
 from mezzotint.training.data import StillLife
-from mezzotint.training.unet import LatentCache, cells_loss, level_shares, low_and_high, spread_levels
+from mezzotint.training.unet import LatentCache, level_shares, low_and_high, spread_levels
 from mezzotint.vae.codec import Codec
 
 
@@ -26,8 +27,7 @@ class _Named(nn.Module):
         super().__init__()
         self.classifier = classifier
         config = classifier.config
-        self.shape = nn.Conv2d(config.widths[-1], 1 + len(config.shapes), 1)
-        self.colour = nn.Conv2d(config.widths[-1], 1 + len(config.colours), 1)
+        self.cells = Cells(config.widths[-1], len(config.shapes), len(config.colours))
 
 
 def trained(network: nn.Module) -> Classifier:
@@ -117,7 +117,6 @@ class ClassifierTask:
         figures = low_and_high(error, spread)
         if self._segment == 0:
             return error.mean(), figures
-        shape, colour, shares = (part.to(device) for part in self._pictures.cells(index, features.shape[-1]))
-        shapes, colours = self.network.shape(features), self.network.colour(features)
-        named = (cells_loss(shapes, shape, shares) + cells_loss(colours, colour, shares)) / 2
+        truth = (part.to(device) for part in self._pictures.cells(index, features.shape[-1]))
+        named = self.network.cells.loss(features, *truth)
         return error.mean() + self._segment * named, {**figures, "segment": named.detach()}

@@ -1,20 +1,22 @@
 """Teach words and pictures to meet in one space: CLIP's contrastive loss (Radford et al. 2021, arXiv:2103.00020).
 
 Contrast alone leaves a small text tower a bag of words: "a left of b" and "b left of a" stay one point. Where the
-meaning of a caption is known, both towers also read the scene back out, solid by solid, which needs binding and order;
-the read-out layers are left behind after training.
+meaning of a caption is known, both towers also read the scene back out, solid by solid, which needs binding and order,
+and the image tower names what stands in every patch; the read-out layers are left behind after training.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.conditioning.clip import CLIPModel, normalise
+from mezzotint.conditioning.clip import CLIPModel, VisionOutput, normalise
 from mezzotint.text.tokenizer import Tokenizer
+from mezzotint.training.cells import Cells
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.world.captions import Told
 from mezzotint.world.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES, Scene, Solid
@@ -23,6 +25,10 @@ ORDERS = ("any", "across", "deep")
 ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "material": MATERIALS}
 ALL_PLACES = 0.3
 """Share of the steps in which the padding after a caption may reach to the last place."""
+CONTRAST = 0.2
+"""Weight of the contrast where scenes are known, against that of reading them out of their captions."""
+PATCHES = 2.0
+"""Weight of naming what stands in every patch of a picture."""
 ABSENT, UNSAID = 0, 1
 """The first two classes of every attribute: no such solid, and a solid of which this was not said."""
 
@@ -81,18 +87,31 @@ class _Trained(nn.Module):
         self.clip = clip
         self.read_text = ReadOut(clip.config.text.hidden_size)
         self.read_image = ReadOut(clip.config.vision.hidden_size)
+        self.patches = Cells(clip.config.vision.hidden_size, len(SHAPES), len(COLOURS))
 
 
 class CLIPTask:
     """Contrast `1 / text_rows` of a batch's captions with their pictures, and read scenes back where they are known.
 
     Captions are cheap beside pictures, and the text tower decides what a U-Net can obey, so most rows are text alone.
+    Where the text tower stays as it is, all are contrasted (Zhai et al. 2022, LiT, arXiv:2111.07991).
     """
 
-    def __init__(self, clip: CLIPModel, tokenizer: Tokenizer, pictures: Pictures, *, text_rows: int = 4) -> None:
+    def __init__(
+        self,
+        clip: CLIPModel,
+        tokenizer: Tokenizer,
+        pictures: Pictures,
+        *,
+        text_rows: int = 4,
+        fixed_text: bool = False,
+    ) -> None:
         self.network = _Trained(clip).to(clip.logit_scale.device)
-        self._tokenizer, self._pictures = tokenizer, pictures
-        self._rows = text_rows if isinstance(pictures, StillLife) else 1
+        self._tokenizer, self._pictures, self._fixed_text = tokenizer, pictures, fixed_text
+        self._rows = text_rows if isinstance(pictures, StillLife) and not fixed_text else 1
+        if fixed_text:
+            clip.text_model.requires_grad_(False)
+            self.network.read_text.requires_grad_(False)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -104,13 +123,20 @@ class CLIPTask:
         paired = index[: max(1, len(index) // self._rows)]
         seed = int(torch.randint(2**31, (1,), generator=generator))
         pixels = normalise(self._pictures.pixels(paired).to(device))
-        vision = network.clip.vision_model(pixels)
+        vision = network.clip.vision_model(pixels, hidden_states=True)
         if not isinstance(self._pictures, StillLife):
             ids = self._ids(self._pictures.captions(index, seed), extra=1).to(device)
             text = network.clip.text_model(ids)
             loss, accuracy = self._contrast(network.clip, text.pooled, vision.pooled, alike(paired, ids))
             return loss, {"retrieval": accuracy}
         told = self._pictures.told(index, seed)
+        shown = truth_seen([self._pictures.scene(i) for i in paired.tolist()])
+        seen, seen_slots = network.read_image.loss(
+            vision.pooled, {name: value.to(device) for name, value in shown.items()}
+        )
+        patches = self._patches(vision, paired)
+        loss = 0.5 * seen + PATCHES * patches
+        figures = {"image_slots": seen_slots, "patches": patches.detach()}
         # Now and then all places, so that none stays as chance made it.
         most = self._tokenizer.length if float(torch.rand(1, generator=generator)) < ALL_PLACES else 5
         extra = int(torch.randint(1, most + 1, (1,), generator=generator))
@@ -118,16 +144,23 @@ class CLIPTask:
         text = network.clip.text_model(ids)
         pooled = text.pooled[: len(paired)]
         contrast, retrieval = self._contrast(network.clip, pooled, vision.pooled, alike(paired, ids[: len(paired)]))
+        loss, figures = loss + CONTRAST * contrast, {"retrieval": retrieval, **figures}
+        if self._fixed_text:
+            return loss, figures
         said = {name: value.to(device) for name, value in truth_told(told).items()}
-        shown = truth_seen([self._pictures.scene(i) for i in paired.tolist()])
         read, slots = network.read_text.loss(text.pooled, said)
         # The padding after a caption is read by cross-attention too, so it has to know the scene as well.
         read_late, _ = network.read_text.loss(text.last_hidden_state[:, -1], said)
-        seen, seen_slots = network.read_image.loss(
-            vision.pooled, {name: value.to(device) for name, value in shown.items()}
-        )
-        loss = read + 0.5 * read_late + 0.5 * seen + 0.2 * contrast
-        return loss, {"retrieval": retrieval, "text_slots": slots, "image_slots": seen_slots}
+        return loss + read + 0.5 * read_late, {**figures, "text_slots": slots}
+
+    def _patches(self, vision: VisionOutput, index: Tensor) -> Tensor:
+        """The loss of naming what stands in every patch, from the tokens before the last block: what adapters read."""
+        assert vision.hidden_states is not None
+        tokens = vision.hidden_states[-2][:, 1:]
+        side = math.isqrt(tokens.shape[1])
+        assert isinstance(self._pictures, StillLife)
+        truth = (part.to(tokens.device) for part in self._pictures.cells(index, side))
+        return self.network.patches.loss(tokens.transpose(1, 2).unflatten(2, (side, side)), *truth)
 
     def _ids(self, captions: Sequence[str], *, extra: int) -> Tensor:
         """Token ids [B L], cut to the longest caption and `extra` padding: later places cannot change earlier ones."""

@@ -165,6 +165,34 @@ class HintsRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImagePromptRecipe:
+    """What brings the image tower's tokens to a U-Net, which both stay as they are."""
+
+    tokens: int = 16
+    """Of a picture, for the U-Net."""
+    width: int = 192
+    layers: int = 2
+    heads: int = 3
+    """Of the resampler, 64 channels each."""
+    caption_dropout: float = 0.5
+    """Share of pictures whose caption is not told."""
+    picture_dropout: float = 0.1
+    """Share of pictures that are not shown."""
+    focus: float = 0.85
+    """As in the U-Net's recipe."""
+    fit: FitConfig = field(default_factory=lambda: FitConfig(images=100_000, batch=64, ema=4000, fall=1.0))
+
+    def __post_init__(self) -> None:
+        """Raise UserError for numbers that cannot be."""
+        if min(self.tokens, self.width, self.layers, self.heads) < 1:
+            raise UserError("tokens, width, layers and heads of image_prompt must be at least 1.")
+        shares = {name: getattr(self, name) for name in ("caption_dropout", "picture_dropout", "focus")}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise UserError(f"image_prompt.{name} is {share}; it must be from 0 to 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SightRecipe:
     """What tells from a picture how near every place is, and where solids stand."""
 
@@ -190,6 +218,7 @@ class Recipe:
     decoder: DecoderRecipe
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     hints: HintsRecipe = field(default_factory=HintsRecipe)
+    image_prompt: ImagePromptRecipe = field(default_factory=ImagePromptRecipe)
     sight: SightRecipe = field(default_factory=SightRecipe)
     encoder: str = ""
     """A text encoder that the library transformers loads, a folder or a hub id, in place of the text tower of the clip

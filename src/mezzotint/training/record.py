@@ -18,7 +18,7 @@ from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
 from mezzotint.vae.tiny_config import AnyAutoencoderConfig, TinyAutoencoderConfig
 
-PARTS = ("vae", "clip", "unet", "decoder", "classifier", "hints", "sight")
+PARTS = ("vae", "clip", "unet", "decoder", "classifier", "hints", "image_prompt", "sight")
 """The keys that belong to one stage each."""
 BESIDE = ("recipe", "data", "start")
 """The keys that stand beside the recipe's own."""
@@ -57,6 +57,8 @@ def settled(run: Run, stage: str) -> Run:
     told = recorded(run.folder)
     key = "unet" if stage in ("all", "assemble") else stage
     starts: dict[str, str | None] = told.get("start", {}) if run.begun(key) or stage == "assemble" else {}
+    if stage == "assemble" and key not in starts:  # What was learned beside a U-Net that stays as it is.
+        key = next(iter(starts), key)
     data, start = run.pictures_from, run.start
     if "data" in told:
         kept = None if told["data"] is None else Path(told["data"])

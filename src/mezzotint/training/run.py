@@ -3,7 +3,8 @@
 RUN/recipe.json   the resolved recipe; "recipe", the name of the one it was changed from; "data", the folder of pictures
                   that is learned from, null for the still life; "start", the model that each stage began from, if any
 RUN/data/         rendered scenes
-RUN/vae/ clip/ unet/ decoder/ classifier/ hints/   each: the trained part, checkpoint.pt, log.jsonl, samples/
+RUN/vae/ clip/ unet/ decoder/ classifier/ hints/ image_prompt/ sight/
+                  each: the trained part, checkpoint.pt, log.jsonl, samples/
 RUN/model/        the model, in the diffusers layout, with its card
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from mezzotint.conditioning.clip import CLIPConfig, CLIPModel
+from mezzotint.conditioning.clip import CLIPConfig, CLIPModel, CLIPVisionModel
 from mezzotint.conditioning.foreign import LENGTH, load_encoder, load_tokenizer
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.config import UNetConfig
@@ -25,6 +26,7 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.classifier import StoredClassifier, load_classifier
 from mezzotint.store.folder import Parts, described
 from mezzotint.store.hints import StoredHints, load_hints
+from mezzotint.store.image_prompt import StoredImagePrompts, stored_in
 from mezzotint.store.load import load_parts
 from mezzotint.store.part import load_part
 from mezzotint.text.tokenizer import Tokenizer
@@ -87,7 +89,7 @@ class Run:
 
     def has(self, name: str) -> bool:
         """Whether a stage is finished."""
-        return (self.stage(name) / "config.json").exists()
+        return (self.stage(name) / ("ip-adapter.safetensors" if name == "image_prompt" else "config.json")).exists()
 
     def need(self, name: str) -> Path:
         """The folder of a finished stage. Raises UserError where it is not finished."""
@@ -148,6 +150,23 @@ class Run:
         if self.has("hints"):
             return load_hints(self.stage("hints"))
         return None if self.parts is None or self.has("unet") else self.parts.hints
+
+    def image_tower(self) -> CLIPVisionModel:
+        """The image tower, of the clip stage or else of the model begun from, fixed, in float32, with its projection.
+
+        Raises UserError where there is neither.
+        """
+        if not self.has("clip") and self.parts is not None and self.parts.image_prompts is not None:
+            return self.parts.image_prompts.conditioner().tower
+        if not self.has("clip"):
+            raise UserError(f"{self.folder} has no image tower: run 'mezzotint train clip' there first.")
+        return load_clip(self.stage("clip")).image_encoder()
+
+    def image_prompts(self) -> StoredImagePrompts | None:
+        """What was learned of pictures as prompts, or else by the model begun from, if its U-Net is the same."""
+        if (own := stored_in(self.stage("image_prompt"))) is not None:
+            return own
+        return None if self.parts is None or self.has("unet") else self.parts.image_prompts
 
     def classifier(self) -> StoredClassifier | None:
         """The trained classifier, or else that of the model begun from, if it is of the same latent space."""

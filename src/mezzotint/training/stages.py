@@ -12,14 +12,18 @@ from torch import Tensor, nn
 
 from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from mezzotint.conditioning.hints import channels
+from mezzotint.conditioning.image_prompt import PictureConditioner, Resampler, ResamplerConfig
 from mezzotint.conditioning.sight import Sight
 from mezzotint.denoise import classifier as noisy
 from mezzotint.denoise.adapter import adapted, learned
 from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.denoise.picture_layers import PictureLayers
 from mezzotint.denoise.unet import UNet, init_for_training
+from mezzotint.denoise.variants import with_modules
 from mezzotint.pipeline import Pipeline
 from mezzotint.store.facts import write_json
 from mezzotint.store.hints import save_hints
+from mezzotint.store.image_prompt import save_image_prompts
 from mezzotint.store.part import save_part
 from mezzotint.store.png import write_plain
 from mezzotint.store.sight import save_sight
@@ -32,11 +36,12 @@ from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.fit import channels_last, fit
 from mezzotint.training.hints import Hints
+from mezzotint.training.image_prompt import PicturePrompts
 from mezzotint.training.record import begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
 from mezzotint.training.sight import SightTask
 from mezzotint.training.truth import SceneTruth
-from mezzotint.training.unet import DenoiserTask, trained
+from mezzotint.training.unet import DenoiserTask, trained, trained_reader
 from mezzotint.training.vae import AutoencoderTask, standardise
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
@@ -91,20 +96,25 @@ def train_decoder(run: Run) -> None:
 
 
 def train_clip(run: Run) -> None:
-    """The tokenizer, and both towers."""
+    """The tokenizer, and both towers; for a model begun from, the image tower that goes with its text tower."""
     recipe = run.recipe.clip
     pictures = run.pictures()
     folder = run.stage("clip")
-    if run.resume and run.begun("clip"):
-        tokenizer = Tokenizer.from_folder(folder / "tokenizer")  # What the checkpoint's words are numbers of.
+    if run.parts is not None:
+        tokenizer, text = run.parts.tokenizer, run.parts.text_encoder
+        if not (isinstance(tokenizer, Tokenizer) and isinstance(text, CLIPTextModel)):
+            raise UserError(f"The text encoder of {run.start} is no CLIP: train clip without --start.")
+    elif run.resume and run.begun("clip"):
+        tokenizer, text = Tokenizer.from_folder(folder / "tokenizer"), None  # Its words are the checkpoint's.
     else:
-        tokenizer = train_tokenizer(_corpus(pictures), recipe.vocab_size)
-        if workers.leads():
-            tokenizer.save(folder / "tokenizer")
+        tokenizer, text = train_tokenizer(_corpus(pictures), recipe.vocab_size), None
+    if workers.leads():
+        tokenizer.save(folder / "tokenizer")
     torch.manual_seed(recipe.fit.seed)
-    text = CLIPTextModel(recipe.text(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id))
+    if text is None:
+        text = CLIPTextModel(recipe.text(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id))
     clip = CLIPModel(text, CLIPVisionModel(recipe.vision(run.recipe.size)), recipe.projection).to(run.device)
-    task = CLIPTask(clip, tokenizer, pictures, text_rows=recipe.text_rows)
+    task = CLIPTask(clip, tokenizer, pictures, text_rows=recipe.text_rows, fixed_text=run.parts is not None)
     network = fit(task, recipe.fit, folder, resume=run.resume, report=run.reporter("clip"))
     if not workers.leads():
         return
@@ -236,6 +246,43 @@ def train_hints(run: Run) -> None:
         save_hints(recipe.names, learned(trained(network).unet), run.stage("hints"))
 
 
+def train_image_prompt(run: Run) -> None:
+    """What reads pictures as prompts, for a U-Net and an image tower that stay as they are."""
+    recipe = run.recipe.image_prompt
+    pictures = run.pictures()
+    codec, conditioner = Codec(channels_last(run.autoencoder().to(run.device))), run.conditioner()
+    conditioner.to(run.device)
+    base, schedule = run.denoiser()
+    base.to(run.device).requires_grad_(False)
+    torch.manual_seed(recipe.fit.seed)
+    tower = run.image_tower().to(run.device)
+    config = ResamplerConfig(
+        embed_dim=tower.config.hidden_size,
+        width=recipe.width,
+        output_dim=base.config.cross_attention_dim,
+        tokens=recipe.tokens,
+        layers=recipe.layers,
+        heads=recipe.heads,
+    )
+    reader = PictureConditioner(tower, Resampler(config).to(run.device))
+    unet = with_modules(base, {"pictures": PictureLayers(base)})
+    task = DenoiserTask(
+        channels_last(Denoiser(unet, schedule)),
+        conditioner,
+        codec,
+        pictures,
+        caption_dropout=recipe.caption_dropout,
+        focus=recipe.focus,
+        prompts=PicturePrompts(reader, pictures, recipe.picture_dropout),
+        cache=run.stage("unet" if run.has("unet") else "image_prompt"),
+    )
+    network = fit(task, recipe.fit, run.stage("image_prompt"), resume=run.resume, report=run.reporter("image_prompt"))
+    if workers.leads():
+        layers = trained(network).unet.pictures
+        assert layers is not None
+        save_image_prompts(trained_reader(network), layers, run.stage("image_prompt"))
+
+
 def train_sight(run: Run) -> None:
     """What tells depth and solids from a picture."""
     recipe = run.recipe.sight
@@ -275,12 +322,14 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "decoder": train_decoder,
     "classifier": train_classifier,
     "hints": train_hints,
+    "image_prompt": train_image_prompt,
     "sight": train_sight,
 }
 """What is trained, by name and in order."""
 NEEDS = {"unet": ("vae", "clip"), "decoder": ("vae",), "classifier": ("vae",), "hints": ("vae", "clip", "unet")}
+NEEDS["image_prompt"] = NEEDS["hints"]
 """The stages that must be finished before one alone."""
-ALL = [name for name in STAGES if name not in ("hints", "sight")]
+ALL = [name for name in STAGES if name not in ("hints", "image_prompt", "sight")]
 """What "all" trains."""
 FINE_TUNED = ["unet"]
 """What "all" trains of a model that is begun from; its latents and its words stay as they are."""
@@ -305,8 +354,6 @@ def carry_out(run: Run, stage: str) -> Path:
             needs = [name for name in needs if name != "clip"]
         if stage == "assemble":
             stages = []
-        if run.start is not None and stage == "clip":
-            raise UserError("A model's folder holds no image tower: train clip without --start.")
         for name in needs:
             if run.start is None:
                 run.need(name)

@@ -6,19 +6,22 @@ import hashlib
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mezzotint.conditioning.image_prompt import PictureConditioner
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import scalings
 from mezzotint.training import workers
+from mezzotint.training.cells import Cells
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.hints import Hints
+from mezzotint.training.image_prompt import PicturePrompts
 from mezzotint.types import Conditioning
 from mezzotint.vae.codec import Codec
 from mezzotint.world.scene import COLOURS, SHAPES
@@ -82,37 +85,13 @@ def _digest(pictures: Pictures, codec: Codec) -> str:
     return told.hexdigest()[:16]
 
 
-class Segment(nn.Module):
-    """From features [B D h w] inside the U-Net to what stands in every cell: logits of shapes, then of colours.
-
-    Small latents tell shapes apart by few cells, which the denoising error hardly weighs; naming them from the same
-    features does, as aligning features with those of a vision model does where no scene is known (REPA,
-    arXiv:2410.06940). It is left behind after training.
-    """
+class Segment(Cells):
+    """Names what stands in every cell from the U-Net's features before its last block."""
 
     def __init__(self, unet: UNet) -> None:
-        super().__init__()
         widths = unet.config.block_out_channels
+        super().__init__(widths[min(1, len(widths) - 1)], len(SHAPES), len(COLOURS))
         self.block = max(len(widths) - 2, 0)  # The last but one on the way up, which ends at the latent's size.
-        width = widths[min(1, len(widths) - 1)]
-        self.shape = nn.Conv2d(width, 1 + len(SHAPES), 1)
-        self.colour = nn.Conv2d(width, 1 + len(COLOURS), 1)
-
-    def loss(self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor) -> Tensor:
-        """Mean cross-entropy of the cells, for the solids' classes [B 4] and their shares [B 4 h w] of every cell."""
-        shapes, colours = self.shape(features), self.colour(features)
-        return (cells_loss(shapes, shape, shares) + cells_loss(colours, colour, shares)) / 2
-
-
-def cells_loss(logits: Tensor, kind: Tensor, shares: Tensor) -> Tensor:
-    """Mean cross-entropy of what stands in every cell, nothing or one of K kinds, from logits [B 1+K h w].
-
-    The solids are of the kinds [B 4] and fill shares [B 4 h w] of the cells.
-    """
-    kinds = F.one_hot(kind, logits.shape[1] - 1).to(shares)
-    solid = torch.einsum("bsk,bshw->bkhw", kinds, shares)
-    truth = torch.cat([1 - solid.sum(dim=1, keepdim=True), solid], dim=1)
-    return F.cross_entropy(logits.float(), truth)
 
 
 def spread_levels(sigmas: Tensor, shares: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -134,16 +113,24 @@ def low_and_high(error: Tensor, spread: Tensor) -> dict[str, Tensor]:
 class _Trained(nn.Module):
     """The denoiser, which is the model, and what it is taught with."""
 
-    def __init__(self, denoiser: Denoiser, segment: Segment | None) -> None:
+    def __init__(self, denoiser: Denoiser, segment: Segment | None, reader: PictureConditioner | None) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.segment = segment
+        self.reader = reader
 
 
 def trained(network: nn.Module) -> Denoiser:
     """The denoiser of a task's network."""
     assert isinstance(network, _Trained)
     return network.denoiser
+
+
+def trained_reader(network: nn.Module) -> PictureConditioner:
+    """What reads pictures as prompts, of a task's network that learned it."""
+    assert isinstance(network, _Trained)
+    assert network.reader is not None
+    return network.reader
 
 
 class DenoiserTask:
@@ -165,17 +152,19 @@ class DenoiserTask:
         segment: float = 0.0,
         focus: float = 0.0,
         hints: Hints | None = None,
+        prompts: PicturePrompts | None = None,
         cache: Path | None = None,
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
-        levels drawn where shapes are decided; `hints`: what lies beside the latents; `cache`: a folder for latents.
+        levels drawn where shapes are decided; `hints`: what lies beside the latents; `prompts`: what pictures are shown
+        as prompts; `cache`: a folder for latents.
         """
         known = segment > 0 and isinstance(pictures, StillLife)
-        self.network = _Trained(denoiser, Segment(denoiser.unet) if known else None)
+        self.network = _Trained(denoiser, Segment(denoiser.unet) if known else None, prompts and prompts.reader)
         self.network.to(next(denoiser.parameters()).device)
         self._denoiser, self._conditioner, self._pictures = denoiser, conditioner, pictures
-        self._dropout, self._segment, self._hints = caption_dropout, segment, hints
+        self._dropout, self._segment, self._hints, self._prompts = caption_dropout, segment, hints, prompts
         self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = denoiser.schedule.sigmas.clone()
         self._shares = level_shares(self._sigmas, focus)
@@ -205,6 +194,9 @@ class DenoiserTask:
         assert conditioning.sequence is not None
         told = Conditioning(sequence=conditioning.sequence.detach(), spatial=spatial)
         segment = self.network.segment
+        if self._prompts is not None:
+            tokens, weights = self._prompts(index, generator)
+            told = replace(told, pictures=tokens, weights=weights)
         with _outputs_of(self._denoiser.unet.up_blocks[segment.block] if segment else None) as features:
             estimate = self._denoiser(x, sigma, told)
         _, c_out, _ = scalings(self._denoiser.schedule.prediction_type, sigma)

@@ -1,0 +1,38 @@
+"""Naming what stands in every cell, from features that are learned for something else.
+
+Small latents and large patches tell shapes apart by few cells, which other errors hardly weigh; features that can name
+them are learned sooner, as aligning features with those of a vision model does where no scene is known (REPA,
+arXiv:2410.06940). What names them is left behind after training.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Cells(nn.Module):
+    """From features [B D h w] to what stands in every cell, nothing or one of several: logits of shapes and colours."""
+
+    def __init__(self, width: int, shapes: int, colours: int) -> None:
+        """`width` is D; `shapes` and `colours` are how many there are."""
+        super().__init__()
+        self.shape = nn.Conv2d(width, 1 + shapes, 1)
+        self.colour = nn.Conv2d(width, 1 + colours, 1)
+
+    def loss(self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor) -> Tensor:
+        """Mean cross-entropy of the cells, for the solids' classes [B 4] and their shares [B 4 h w] of every cell."""
+        shapes, colours = self.shape(features), self.colour(features)
+        return (cells_loss(shapes, shape, shares) + cells_loss(colours, colour, shares)) / 2
+
+
+def cells_loss(logits: Tensor, kind: Tensor, shares: Tensor) -> Tensor:
+    """Mean cross-entropy of what stands in every cell, nothing or one of K kinds, from logits [B 1+K h w].
+
+    The solids are of the kinds [B 4] and fill shares [B 4 h w] of the cells.
+    """
+    kinds = F.one_hot(kind, logits.shape[1] - 1).to(shares)
+    solid = torch.einsum("bsk,bshw->bkhw", kinds, shares)
+    truth = torch.cat([1 - solid.sum(dim=1, keepdim=True), solid], dim=1)
+    return F.cross_entropy(logits.float(), truth)

@@ -1,0 +1,173 @@
+"""A model that learned to read pictures as prompts, from the recipe to the picture."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mezzotint
+from mezzotint.cli import main
+from mezzotint.store.image_prompt import stored_in
+from mezzotint.store.inspect import inspect
+from mezzotint.store.png import read_provenance
+from mezzotint.training.run import load_clip
+from mezzotint.types import ImagePrompt, Request, UserError
+
+SIZE, PROMPT = 32, "a red ball"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "x"
+    assert main(["train", "all", "debug", "--out", str(run), "--processes", "1"]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(base: Path) -> Path:
+    """The debug recipe's model, a little taught to read pictures."""
+    settings = ["--out", str(base), "--processes", "1"]
+    assert main(["train", "image_prompt", "debug", "images=96", "lr=2e-2", "ema=0", *settings]) == 0
+    assert main(["train", "assemble", "debug", *settings]) == 0
+    return base / "model"
+
+
+@pytest.fixture(scope="module")
+def pipe(model: Path) -> mezzotint.Pipeline:
+    return mezzotint.load(model)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return [Image.effect_noise((40, 30), 90).convert("RGB"), Image.new("RGB", (SIZE, SIZE), "red")]
+
+
+def difference(a: Image.Image, b: Image.Image) -> int:
+    return int(np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).max())
+
+
+def test_pictures_count_as_much_as_their_weight_says(pipe: mezzotint.Pipeline, pictures: list[Image.Image]) -> None:
+    plain = pipe(PROMPT, seed=1)
+    first, second = pictures
+    given: list[Any] = [first, [second], (first, 0.5), [first, second], [(first, 0.3), (second, 2)]]
+    drawn = [pipe(PROMPT, seed=1, image_prompt=prompt) for prompt in given]
+    assert len({image.tobytes() for image in (plain, *drawn)}) == len(given) + 1
+    assert pipe(PROMPT, seed=1, image_prompt=(first, 0)).tobytes() == plain.tobytes()
+    assert difference(pipe(PROMPT, seed=1, image_prompt=[second, first]), drawn[3]) <= 1
+    # In one loop with others and with none each is what it is alone.
+    together = pipe([PROMPT, *(pipe.request(PROMPT, seed=1, image_prompt=prompt) for prompt in given)], seed=None)
+    assert all(difference(alone, image) <= 1 for alone, image in zip(drawn, together[1:], strict=True))
+
+
+def test_with_the_other_modes(pipe: mezzotint.Pipeline, model: Path, pictures: list[Image.Image]) -> None:
+    shape = Image.new("L", (SIZE, SIZE))
+    shape.paste(255, (8, 8, 24, 24))
+    modes: list[dict[str, Any]] = [
+        {"image": pictures[1], "strength": 0.5},
+        {"image": pictures[1], "mask": shape},
+        {"guide": ("pag:3",)},
+        {"guide": (f"auto:{model}:3",)},
+        {"negative": "a cube", "exact": True},
+        {"prompt": f"{PROMPT} AND a blue cube:0.5"},
+        {"width": 96, "height": 96},
+        {"width": 96, "height": 96, "upscale": "tiles"},
+        {"width": 96, "height": 96, "upscale": "dilated"},
+    ]
+    for fields in modes:
+        prompt = fields.pop("prompt", PROMPT)
+        plain, shown = (pipe(prompt, seed=1, steps=3, image_prompt=given, **fields) for given in ([], pictures))
+        assert plain.size == shown.size
+        assert difference(plain, shown) > 0, fields
+
+
+def test_from_the_command_line_and_again(
+    model: Path, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures[0].save("a.png")
+    pictures[1].save("b:2.png")
+    asked = ["generate", "", "--model", str(model), "--seed", "3", "--device", "cpu"]
+    assert main([*asked, "--image-prompt", "a.png:0.7", "--image-prompt", "b:2.png"]) == 0
+    provenance = read_provenance(tmp_path / "out.png")[1]
+    assert [ImagePrompt.parse(text).weight for text in provenance.request.image_prompt] == [0.7, 1.0]
+    files = [Path(name).name for name in provenance.extras]
+    assert files == ["ip-adapter.safetensors", "config.json", "model.safetensors", "a.png", "b:2.png"]
+    assert main(["reproduce", "out.png"]) == 0
+    assert main([*asked, "--image-prompt", "none.png"]) == 2
+    assert main([*asked, "--image-prompt", "a.png:nan"]) == 2
+    # Another model of the same shape reads by this one's adapter.
+    adapter = str(model / "image_prompt")
+    assert main([*asked, "--image-prompt", "a.png", "--image-adapter", adapter, "-o", "again.png"]) == 0
+    assert read_provenance(tmp_path / "again.png")[1].request.image_adapter == adapter
+
+
+def test_a_single_file_keeps_it(
+    model: Path, pipe: mezzotint.Pipeline, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    file, back = tmp_path / "x.safetensors", tmp_path / "back"
+    assert main(["convert", str(model), str(file), "--to", "single-file"]) == 0
+    assert main(["convert", str(file), str(back), "--to", "diffusers"]) == 0
+    expected = pipe(PROMPT, seed=1, image_prompt=pictures)
+    for path in (file, back):
+        assert mezzotint.load(path)(PROMPT, seed=1, image_prompt=pictures).tobytes() == expected.tobytes()
+        assert "image_prompt" in inspect(path)["parts"]
+    assert inspect(file)["unused_keys"] == []
+
+
+def test_an_image_tower_for_a_model_that_has_none(base: Path, tmp_path: Path) -> None:
+    """The text tower stays what it is; then pictures are learned to be read, and the model is what it was beside."""
+    start, run = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(base / "model", start, ignore=shutil.ignore_patterns("image_prompt"))
+    settings = ["--out", str(run), "--start", str(start), "--processes", "1"]
+    assert main(["train", "image_prompt", "debug", *settings]) == 2
+    assert main(["train", "clip", "debug", *settings]) == 0
+    text = mezzotint.load(start).conditioner.text_model  # pyright: ignore[reportAttributeAccessIssue]
+    own = load_clip(run / "clip").text_encoder()
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), text.parameters(), strict=True))
+    assert main(["train", "image_prompt", "debug", *settings]) == 0
+    assert main(["train", "assemble", "debug", "--out", str(run), "--processes", "1"]) == 0
+    stored = stored_in(run / "model" / "image_prompt")
+    assert stored is not None
+    tower = load_clip(run / "clip").vision_model.state_dict()
+    kept = stored.conditioner().tower.vision_model.state_dict()
+    assert all(torch.allclose(kept[name], tensor, atol=2e-3) for name, tensor in tower.items())
+    assert mezzotint.load(run / "model")(PROMPT, seed=1).tobytes() == mezzotint.load(start)(PROMPT, seed=1).tobytes()
+
+
+def test_damaged_weights_are_told_when_they_are_asked_for(
+    model: Path, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    file = copy / "image_prompt" / "ip-adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\x00\x3c\x00\x3c")
+    pipe = mezzotint.load(copy)
+    pipe(PROMPT, seed=1)
+    with pytest.raises(UserError, match=r"ip-adapter\.safetensors is damaged"):
+        pipe(PROMPT, image_prompt=pictures[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "weight"),
+    [("a.png", "a.png", 1.0), ("a.png:0.5", "a.png", 0.5), ("a:b.png", "a:b.png", 1.0), ("a:2:3", "a:2", 3.0)],
+)
+def test_how_a_picture_and_its_weight_are_written(text: str, name: str, weight: float) -> None:
+    parsed = ImagePrompt.parse(text)
+    assert (parsed.name, parsed.weight) == (name, weight)
+    assert ImagePrompt.parse(str(parsed)) == parsed
+
+
+def test_what_is_no_image_prompt(pipe: mezzotint.Pipeline, pictures: list[Image.Image]) -> None:
+    for text in (":0.5", "a.png:inf"):
+        with pytest.raises(UserError, match="image prompt"):
+            Request(image_prompt=(text,))
+    with pytest.raises(UserError, match="a picture and its weight"):
+        pipe(PROMPT, image_prompt=[(pictures[0], "much")])
+    with pytest.raises(UserError, match="given in memory"):
+        pipe(Request(prompt=PROMPT, image_prompt=("memory:0123456789012345:0.5",)))

@@ -155,7 +155,7 @@ class Request:
     """The walk from noise to latent, by name."""
     schedule: str = ""
     """Where the walk's steps are and what noise the model is taken to know, as names joined by + (see `mezzotint
-    samplers`); by default what the model was trained for."""
+    samplers`); by default the model's own where its sampler is used, else what it was trained for."""
     eta: float | None = None
     """How much fresh noise the walk adds, 0 none and 1 as its paper has it; by default the sampler's own."""
     width: int | None = None

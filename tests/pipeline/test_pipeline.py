@@ -16,6 +16,7 @@ from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise import NoiseSchedule, draw_noise
 from mezzotint.pipeline import Cancelled, Pipeline
+from mezzotint.store.facts import Facts
 from mezzotint.types import Request, UserError, Words
 from mezzotint.vae import Codec
 from mezzotint.vae.codec import from_uint8
@@ -237,6 +238,18 @@ def test_parts_from_disk_make_a_pipeline(tiny_parts):
     assert pipe.request("a red cube") == Request(prompt="a red cube", model="tiny", **tiny_parts.facts.defaults)
     assert Pipeline.of(tiny_parts, name="runs/x")("a red cube", seed=1).info["request"].model == "runs/x"
     assert pipe.size == tiny_parts.facts.sizes[0]
+
+
+def test_a_models_schedule_is_for_its_sampler(pipe):
+    """So that `sampler="ddim"` lies where the model was trained, as in diffusers."""
+    own = {"sampler": "dpmpp-2m", "schedule": "karras", "steps": 3}
+    other = Pipeline(conditioner=pipe.conditioner, denoiser=pipe.denoiser, codec=pipe.codec, defaults=own)
+    asked = [{}, {"sampler": "dpmpp-2m"}, {"sampler": "ddim"}, {"sampler": "ddim", "schedule": "exponential"}]
+    requests = [other.request("a cube", **fields) for fields in asked]
+    assert [request.schedule for request in requests] == ["karras", "karras", "", "exponential"]
+    assert {request.steps for request in requests} == {3}
+    facts = Facts(defaults=own)
+    assert requests == [facts.request(prompt="a cube", **fields) for fields in asked]
 
 
 def test_the_size_is_the_unets_unless_told(pipe):

@@ -28,6 +28,7 @@ from mezzotint.pipeline.networks import Networks, Other
 from mezzotint.pipeline.plan import plan
 from mezzotint.sampling.inversion import ROUNDS
 from mezzotint.store.extras import Extras, Loras, Names
+from mezzotint.store.facts import preferred
 from mezzotint.store.image_prompt import find_image_prompts
 from mezzotint.store.pictures import held, located
 from mezzotint.types import Request, UserError
@@ -170,10 +171,11 @@ class Pipeline:
     def request(self, prompt: str, **given: Any) -> Request:
         """The request for a prompt: what is given, then what this model is best drawn with, then a request's defaults.
 
+        The model's schedule is for its sampler, and left out where another is given.
+
         Raises UserError for a value that no request can have.
         """
-        values: dict[str, Any] = {**self.defaults, **held(given), "prompt": prompt}
-        return self.named(Request(**values))
+        return self.named(Request(**preferred(self.defaults, held(given)), prompt=prompt))
 
     def check(self, request: Request) -> None:
         """Raise UserError for a request that this model cannot draw, as `draw` would."""

@@ -63,7 +63,17 @@ class Facts:
 
         Raises UserError for a value that no request can have.
         """
-        return Request(**{**self.defaults, **given})
+        return Request(**preferred(self.defaults, given))
+
+
+def preferred(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's fields: those that are given, over those that a model is best drawn with.
+
+    Its schedule is for its sampler: where another one is asked for, steps lie where the model was trained for.
+    """
+    other = "sampler" in given and given["sampler"] != defaults.get("sampler")
+    own = {name: value for name, value in defaults.items() if not (other and name == "schedule")}
+    return {**own, **given}
 
 
 def read_facts(model: Path) -> Facts:

@@ -13,6 +13,7 @@ from mezzotint.conditioning.sight_config import SightConfig
 from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.noise.spacing import Spacing
 from mezzotint.sampling.samplers import sampler_named
 from mezzotint.store.facts import Facts
 from mezzotint.text.tokenizer import byte_alphabet
@@ -223,7 +224,9 @@ class Recipe:
     encoder: str = ""
     """A text encoder that the library transformers loads, a folder or a hub id, in place of the text tower of the clip
     stage; the empty text is none."""
-    defaults: dict[str, Any] = field(default_factory=lambda: {"steps": 20, "guidance": 5.0, "sampler": "dpmpp-2m"})
+    defaults: dict[str, Any] = field(
+        default_factory=lambda: {"steps": 20, "guidance": 5.0, "sampler": "dpmpp-2m", "schedule": "karras"}
+    )
     """How the model is best drawn with."""
 
     def __post_init__(self) -> None:
@@ -312,7 +315,8 @@ def _check_latents(vae: AutoencoderConfig) -> None:
 def _check_defaults(defaults: dict[str, Any], schedule: NoiseSchedule) -> None:
     request = Facts(defaults=defaults).request()
     sampler_named(request.sampler)
-    schedule.walk(request.steps)
+    spacing = Spacing.parse(request.schedule)
+    spacing.walk(spacing.table(schedule), request.steps, ddim=request.sampler == "ddim")
 
 
 def _made(kind: Any, value: Any) -> Any:

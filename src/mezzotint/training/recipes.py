@@ -78,10 +78,7 @@ def debug() -> Recipe:
 
 
 def still_life_64() -> Recipe:
-    """64 pixels, for two CPU cores: some 90 minutes, reckoned from the speed of its stages.
-
-    The whole recipe has not been run yet.
-    """
+    """64 pixels, for two CPU cores: 81 minutes from nothing to the model, beside other work (docs/log.md)."""
     return Recipe(
         name="still-life-64",
         size=64,

@@ -96,7 +96,7 @@ def model_card(run: Run) -> str:
         prompt, licence = sample_prompts(run.pictures())[0].replace('"', "'"), ""
         learnt_from, knows = "a folder of captioned pictures", "It knows what those pictures show."
     names = {"vae": "autoencoder", "clip": "text and image towers", "unet": "U-Net", "decoder": "decoder alone"}
-    names |= {"classifier": "classifier", "hints": "hints"}
+    names |= {"classifier": "classifier", "hints": "hints", "image_prompt": "image prompts"}
     seen = ", ".join(
         f"{name} {told[stage]['fit']['images']}" for stage, name in names.items() if run.has(stage) and stage in told
     )

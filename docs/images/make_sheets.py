@@ -4,17 +4,24 @@ large.webp: a row for each way to draw at four times the trained area, the pictu
 guidance.webp: a row for each scale of guidance, and for scale 5 under each guide. Both with seed 7.
 classifier.webp: no prompt, and a column for each thing that the classifier was told to look for, with seeds from 7 on.
 edit.webp: a picture, another prompt from it at strengths of 0.2, 0.5, 0.7, 0.8 and 1, and its right half repainted.
+conditioners.webp: of a rendered scene kept out of training its depth, its silhouettes and itself as what is given first,
+then what is drawn by it: by each of five prompts, and of the picture without a prompt by five seeds.
 None was chosen by hand.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 import mezzotint
+from mezzotint.vae.codec import to_uint8
+from mezzotint.world.render import render
+from mezzotint.world.scene import Scenes, random_scenes
 
 SEED = 7
 LABEL = 96
@@ -30,6 +37,13 @@ PROMPTS = (
 PAIRS = ("red sphere", "blue cube", "green cone", "yellow torus", "white cylinder", "orange pyramid")
 STRENGTHS = (0.2, 0.5, 0.7, 0.8, 1.0)
 REPAINTED = ("a green cone", "a yellow torus", "a white cylinder", "a pink sphere", "an orange cube")
+LAID = (
+    "a red cube to the left of a green sphere",
+    "a blue cylinder to the left of a yellow cone",
+    "a purple sphere to the left of a cyan cube",
+    "a white torus to the left of a black cylinder",
+    "two orange spheres",
+)
 SIZES = {"width": 256, "height": 256}
 LARGE: dict[str, dict[str, Any]] = {
     "128 pixels": {},
@@ -71,6 +85,32 @@ def edited(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
     }
 
 
+def conditioned(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
+    """What is given first, then what is drawn by it."""
+    drawn = next(render(scene, pipe.size[0]) for scene in pairs())
+    depth, solid = 1 / drawn.depth[0], drawn.masks[0].sum(dim=0).clamp(max=1)
+    near = grey((depth - depth.min()) / (depth.max() - depth.min()))
+    shape, picture = grey(solid), Image.fromarray(to_uint8(drawn.pixels)[0].numpy())
+    return {
+        "depth": [near, *(pipe(words, seed=SEED, depth=near) for words in LAID)],
+        "silhouette": [shape, *(pipe(words, seed=SEED, silhouette=shape) for words in LAID)],
+        "image prompt": [picture, *(pipe("", seed=SEED + place, image_prompt=picture) for place in range(5))],
+    }
+
+
+def pairs() -> Iterator[Scenes]:
+    """Scenes of two solids kept out of training."""
+    scenes = random_scenes(64, SEED, held_out=True)
+    for row, scene in enumerate(scenes.describe()):
+        if len(scene.solids) == 2:
+            yield scenes.take(slice(row, row + 1))
+
+
+def grey(plane: Tensor) -> Image.Image:
+    """A plane [H W] of 0 to 1."""
+    return Image.fromarray(plane.mul(255).round().byte().numpy())
+
+
 def sheet(rows: dict[str, list[Image.Image]], side: int) -> Image.Image:
     """A row of pictures for each label, every picture `side` pixels high and wide."""
     columns = max(map(len, rows.values()))
@@ -80,7 +120,9 @@ def sheet(rows: dict[str, list[Image.Image]], side: int) -> Image.Image:
         y = row * (side + GAP)
         pen.text((4, y + side // 2), label, fill="#333333", font=font, anchor="lm")
         for column, image in enumerate(images):
-            whole.paste(image.resize((side, side), Image.Resampling.LANCZOS), (LABEL + column * (side + GAP), y))
+            whole.paste(
+                image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (LABEL + column * (side + GAP), y)
+            )
     return whole
 
 
@@ -92,6 +134,7 @@ def main() -> None:
         "guidance": (drawn(pipe, GUIDED), 112),
         "classifier": (steered(pipe), 112),
         "edit": (edited(pipe), 112),
+        "conditioners": (conditioned(pipe), 112),
     }
     for name, (rows, side) in sheets.items():
         sheet(rows, side).save(Path(__file__).with_name(f"{name}.webp"), quality=82)

@@ -4,7 +4,7 @@ large.webp: a row for each way to draw at four times the trained area, the pictu
 guidance.webp: a row for each scale of guidance, and for scale 5 under each guide. Both with seed 7.
 classifier.webp: no prompt, and a column for each thing that the classifier was told to look for, with seeds from 7 on.
 edit.webp: a picture, another prompt from it at strengths of 0.2, 0.5, 0.7, 0.8 and 1, and its right half repainted.
-conditioners.webp: the depth, the silhouettes and the picture of a scene kept out of training, each given first, and then
+conditioners.webp: the depth, silhouettes and picture of a scene kept out of training, each given first, and then
 what is drawn by it: of five prompts, and of the picture without a prompt by five seeds.
 None was chosen by hand.
 """

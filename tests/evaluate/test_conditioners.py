@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any
@@ -32,17 +33,23 @@ SIDE = 64
 N = 6
 
 
+@cache
+def begun(seed: int, size: tuple[int, int]) -> list[Still]:
+    """The first scenes, rendered once for all tests."""
+    return list(islice(stills(seed, size), 4 * N))
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _few_at_once() -> Iterator[None]:
-    """No more scenes are rendered than are looked at."""
+def _few_scenes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mezzotint.evaluate.cases.BLOCK", 2 * N)
+        patch.setattr("mezzotint.evaluate.cases.BLOCK", 4 * N)
+        patch.setattr(conditioners, "stills", lambda seed, size: iter(begun(seed, size)))
         yield
 
 
 @pytest.fixture(scope="module")
-def scenes(_few_at_once: None) -> list[Still]:
-    return list(islice(stills(0, (SIDE, SIDE)), 2 * N))
+def scenes(_few_scenes: None) -> list[Still]:
+    return begun(0, (SIDE, SIDE))[: 2 * N]
 
 
 class Painter:
@@ -178,9 +185,9 @@ def test_another_scene_is_far_from_what_was_asked_for(scenes: list[Still]) -> No
 
 def test_the_shipped_judge_and_sight_know_the_scenes_themselves() -> None:
     """A tolerance of two wrong of all: they are networks."""
-    truth = list(islice(stills(5, (128, 128)), N))
+    truth = begun(2, (128, 128))
     pipe: Any = Painter(lambda row, _: truth[row].image, side=128)
-    studio = Studio(pipe, load_judge()[0], load_sight(), seed=5)
+    studio = Studio(pipe, load_judge()[0], load_sight(), seed=2)
     for name, least in {
         "depth": {"rank": 0.95, "text": 0.7},
         "silhouette": {"overlap": 0.85, "colours": 0.8, "shapes": 0.8},
@@ -262,8 +269,10 @@ def test_a_picture_recurs_as_far_as_its_solids_do() -> None:
 
 
 def test_a_mask_holds_one_solid_that_stands_free_and_another_is_asked_for() -> None:
-    cases = list(islice(inpaint(stills(0, (32, 32)), random.Random(0)), 20))
-    many = {still.image.tobytes(): still for still in islice(stills(0, (32, 32)), 60)}
+    some = list(islice(stills(0, (32, 32)), 48))
+    cases = list(inpaint(iter(some), random.Random(0)))
+    assert 8 < len(cases) < len(some)
+    many = {still.image.tobytes(): still for still in some}
     counts = set()
     for case in cases:
         still = many[case.given["image"].tobytes()]
@@ -271,18 +280,21 @@ def test_a_mask_holds_one_solid_that_stands_free_and_another_is_asked_for() -> N
         (k,) = [k for k, solid in enumerate(still.solids.numpy()) if (solid & inside).any()]
         counts.add(len(still.solids))
         old, mask = still.scene.solids[k], still.solids[k].numpy()
-        assert inside[mask].all()
         rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
         assert inside.sum() == len(rows) * len(columns)  # A box,
         for line, own in ((rows, np.flatnonzero(mask.any(axis=1))), (columns, np.flatnonzero(mask.any(axis=0)))):
-            assert line[0] == max(0, own[0] - 3)  # with a tenth of 32 pixels around it.
-            assert line[-1] == min(31, own[-1] + 3)
+            assert line[0] <= max(0, own[0] - 3)  # with at least a tenth of 32 pixels around the solid,
+            assert line[-1] >= min(31, own[-1] + 3)
+        # which leaves nothing of it outside, of its shadow neither.
+        rest = tuple(solid for solid in still.scene.solids if solid is not old)
+        bare = to_uint8(render(gather([replace(still.scene, solids=rest)]), 32).pixels)[0].numpy().astype(int)
+        assert np.abs(bare - np.asarray(still.image))[~inside].max() <= 8
         article, colour, shape = case.prompt.split()
         assert article == ("an" if colour == "orange" else "a")
         assert shape != old.shape
         assert colour != old.colour
         assert (shape, colour) not in HELD_OUT_PAIRS
-    assert counts >= {1, 2, 3}
+    assert counts >= {1, 2}
 
 
 def test_what_stands_outside_the_mask_is_nobodys_business(scenes: list[Still]) -> None:
@@ -302,7 +314,7 @@ def test_what_stands_outside_the_mask_is_nobodys_business(scenes: list[Still]) -
 
 def test_the_picture_itself_has_no_seam_and_nothing_that_was_asked_for() -> None:
     pipe: Any = Painter(lambda _, request: request.image, side=128)
-    told = measured(Studio(pipe, load_judge()[0], load_sight()), "inpaint", N)
+    told = measured(Studio(pipe, load_judge()[0], load_sight(), seed=2), "inpaint", N)
     assert values(told) == {"asked": 0.0, "kept": 1.0, "seam": 1.0, "fade": 1.0}
     assert told["scores"]["seam"]["low"] == told["scores"]["seam"]["high"] == 1.0
     assert "real" not in told["scores"]["asked"]
@@ -310,7 +322,7 @@ def test_the_picture_itself_has_no_seam_and_nothing_that_was_asked_for() -> None
 
 def test_a_scene_with_the_solid_changed_is_what_was_asked_for() -> None:
     """Rendered anew with another solid in the same place, and put into the mask alone."""
-    originals = list(islice(stills(2, (128, 128)), 24))
+    originals = begun(2, (128, 128))
 
     def paint(_: int, request: Any) -> Image.Image:
         still = next(one for one in originals if one.image.tobytes() == request.image.tobytes())
@@ -326,9 +338,9 @@ def test_a_scene_with_the_solid_changed_is_what_was_asked_for() -> None:
     told = measured(Studio(pipe, load_judge()[0], load_sight(), seed=2), "inpaint", N)
     assert values(told)["asked"] >= 0.8
     assert values(told)["kept"] == 1.0
-    # Table goes on across the edge; only shadows differ.
-    assert values(told)["seam"] == pytest.approx(1, abs=0.15)
-    assert values(told)["fade"] == pytest.approx(1, abs=0.15)
+    # The mask holds its shadow too, and what is left of that is too faint to be seen.
+    assert values(told)["seam"] == pytest.approx(1, abs=0.02)
+    assert values(told)["fade"] == pytest.approx(1, abs=0.1)
 
 
 def test_a_seam_is_seen_and_so_is_a_pixel_outside() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -25,11 +25,18 @@ from mezzotint.evaluate.obedience import obeys
 from mezzotint.evaluate.prompts import Task, Wanted, phrase, trained_pairs
 from mezzotint.evaluate.scores import Figure, Score, counted, score
 from mezzotint.types import Request, UserError
+from mezzotint.vae.codec import to_uint8
+from mezzotint.world.render import render
+from mezzotint.world.scene import gather
 
 C = TypeVar("C", bound=Case)
 
 ROOM = 0.1
-"""How far a mask reaches beyond its solid on every side, as a share of the picture's shorter side."""
+"""How far a mask reaches beyond its solid and the shadow on every side, as a share of the picture's shorter side."""
+CLEAR = 2
+"""Pixels around a mask in which no other solid is seen, lest its outline be taken for the mask's."""
+SHADE = 8
+"""Levels of 255 from which on a shadow is seen."""
 FADE = 4
 """Pixels inside a mask's edge over which a result fades into its picture, where a latent's place is 8 pixels."""
 NEAR = 0.1
@@ -40,14 +47,15 @@ TOGETHER = 32
 
 
 def inpaint(scenes: Iterator[Still], chooser: random.Random) -> Iterator[Case]:
-    """A box around a solid that stands free, and words for another one alone, of another shape and colour."""
+    """A box around a solid that stands free, and its shadow, and words for another one of other shape and colour."""
     for still in scenes:
-        free = [k for k in range(len(still.solids)) if still.solids[k].any() and _alone(still.solids, k)]
-        if free:
-            k = chooser.choice(free)
-            old = still.scene.solids[k]
-            pairs = [pair for pair in trained_pairs() if pair[0] != old.shape and pair[1] != old.colour]
-            yield filled(still, _box(still.solids[k]), Wanted(*chooser.choice(pairs)))
+        for k in chooser.sample(range(len(still.solids)), len(still.solids)):
+            traces, others = _traces(still, k), torch.cat([still.solids[:k], still.solids[k + 1 :]]).any(dim=0)
+            if not others[_box(traces, CLEAR)].any():
+                old = still.scene.solids[k]
+                pairs = [pair for pair in trained_pairs() if pair[0] != old.shape and pair[1] != old.colour]
+                yield filled(still, _box(traces), Wanted(*chooser.choice(pairs)))
+                break
 
 
 def filled(still: Still, box: tuple[slice, slice], asked: Wanted) -> Case:
@@ -234,21 +242,22 @@ def _add(figures: dict[str, list[Figure]], of_one: Mapping[str, Figure]) -> None
         figures.setdefault(name, []).append(figure)
 
 
-def _box(solid: Tensor) -> tuple[slice, slice]:
-    """Rows and columns around a solid [H W], with room on every side."""
-    room = round(ROOM * min(solid.shape))
-    sides = [solid.any(dim=1 - axis).nonzero()[:, 0] for axis in (0, 1)]
+def _traces(still: Still, k: int) -> Tensor:
+    """Where the scene's picture would be another without its solid k, [H W] bools: the solid, and its shadow."""
+    without = replace(still.scene, solids=(*still.scene.solids[:k], *still.scene.solids[k + 1 :]))
+    bare = to_uint8(render(gather([without]), *still.table.shape).pixels)[0].numpy()
+    return torch.from_numpy(np.abs(levels(still.image) - bare).max(axis=2) > SHADE) | still.solids[k]
+
+
+def _box(place: Tensor, more: int = 0) -> tuple[slice, slice]:
+    """Rows and columns around a place, bools [H W], with room and so many pixels more on every side."""
+    room = round(ROOM * min(place.shape)) + more
+    sides = [place.any(dim=1 - axis).nonzero()[:, 0] for axis in (0, 1)]
     spans = [(int(side[0]) - room, int(side[-1]) + room + 1) for side in sides]
     rows, columns = (
-        slice(max(0, low), min(high, whole)) for (low, high), whole in zip(spans, solid.shape, strict=True)
+        slice(max(0, low), min(high, whole)) for (low, high), whole in zip(spans, place.shape, strict=True)
     )
     return rows, columns
-
-
-def _alone(solids: Tensor, k: int) -> bool:
-    """Whether no other solid reaches into the box around one."""
-    rows, columns = _box(solids[k])
-    return not torch.cat([solids[:k], solids[k + 1 :]])[:, rows, columns].any()
 
 
 def _at(inside: Tensor, one: Found) -> bool:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from mezzotint.cli import main
+from mezzotint.conditioning.hints import channels
+from mezzotint.conditioning.sight import Seen, Sight
+from mezzotint.denoise.adapter import adapted, learned
 from mezzotint.evaluate import judge as module
+from mezzotint.evaluate.conditioners import KINDS
 from mezzotint.evaluate.judge import Found, Judge
 from mezzotint.evaluate.prompts import CATEGORIES
+from mezzotint.store.hints import save_hints
+from mezzotint.store.layout import HINTS
 
 MEASURED = {"shape": 0.99, "colour": 0.98, "found": 0.97}
 
@@ -23,12 +33,37 @@ class Generous(Judge):
         return [[Found("sphere", "red", "large", 0.5, 0.5, 0.9)]]
 
 
+class Blind(Sight):
+    """Sees a solid everywhere, the nearer the lower."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def see(self, pixels: torch.Tensor) -> Seen:
+        near = torch.linspace(0, 1, pixels.shape[2])[None, None, :, None].expand_as(pixels[:, :1])
+        return Seen(near, torch.ones_like(near))
+
+
 @pytest.fixture
 def here(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(tiny_folder)
     monkeypatch.setattr(module, "load_judge", lambda: (Generous(), MEASURED))
+    monkeypatch.setattr("mezzotint.store.sight.load_sight", Blind)
+    monkeypatch.setattr("mezzotint.evaluate.cases.BLOCK", 6)
     return tmp_path
+
+
+@pytest.fixture
+def hinted(here: Path, tiny_parts: Any) -> str:
+    """The tiny model, which can be given a depth map and a silhouette but has learned nothing of them."""
+    names = ("depth", "silhouette")
+    shutil.copytree(here / "tiny", here / "hinted")
+    unet = copy.deepcopy(tiny_parts.unet)
+    with torch.random.fork_rng():
+        wide = adapted(unet, sum(map(channels, names)), 1)
+    save_hints(names, learned(wide), here / "hinted" / HINTS)
+    return "hinted"
 
 
 QUICK = ["evaluate", "obedience", "--model", "tiny", "--device", "cpu", "--steps", "1", "-n", "3"]
@@ -70,6 +105,57 @@ def test_what_is_ours_alone_has_no_overall_score(here: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["overall"] is None
 
 
+SCORE = {"score", "low", "high", "n"}
+
+
+def test_conditioners_in_json(here: Path, hinted: str, capsys: pytest.CaptureFixture[str]):
+    quick = [*QUICK[:3], hinted, *QUICK[4:]]
+    assert main([*quick, "--seed", "2", "--conditioner", "silhouette", "inpaint", "depth", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["model"], said["seed"], said["request"], said["left_out"]) == (hinted, 2, {"steps": 1}, {})
+    assert said["judge"] == MEASURED
+    assert list(said["conditioners"]) == ["silhouette", "inpaint", "depth"]
+    scores = {name: told["scores"] for name, told in said["conditioners"].items()}
+    assert {name: list(each) for name, each in scores.items()} == {
+        "silhouette": ["overlap", "colours", "shapes"],
+        "inpaint": ["asked", "kept", "seam", "fade"],
+        "depth": ["rank", "text"],
+    }
+    assert all(told["n"] == 3 for told in said["conditioners"].values())
+    for name, each in scores.items():
+        assert all(set(score) == SCORE | ({"real"} if name != "inpaint" else set()) for score in each.values())
+    assert scores["inpaint"]["kept"]["score"] == 1.0
+    assert scores["depth"]["rank"]["score"] == scores["depth"]["rank"]["real"] > 0.5  # By a sight that sees no picture.
+    assert {path.name for path in here.iterdir()} == {"tiny", hinted}
+
+
+def test_image_to_image_has_a_curve(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([*QUICK[:-1], "2", "--conditioner", "image", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["conditioners"]["image"]
+    assert set(told) == {"n", "scores", "curve", "monotone"}
+    assert set(told["monotone"]) == set(told["curve"]) == {"change", "obeyed"}
+    assert set(told["scores"]) == {"drift", "drift uncorrected"}
+    assert all(set(score) == SCORE for curve in told["curve"].values() for score in curve.values())
+
+
+def test_all_is_what_the_model_reads(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    kinds = {name: kind for name, kind in KINDS.items() if name != "image"}
+    monkeypatch.setattr("mezzotint.evaluate.conditioners.KINDS", kinds)
+    assert main([*QUICK, "--conditioner", "all", "--out", "album"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in out[:4]] == [["inpaint", name] for name in ("asked", "kept", "seam", "fade")]
+    assert any(line.startswith("depth ") and "left out: This model reads no depth" in line for line in out)
+    assert any(line.startswith("silhouette ") and "left out: " in line for line in out)
+    assert out[-1].startswith("judge on real scenes")
+    assert {path.name for path in (here / "album").iterdir()} == {"inpaint.png", "inpaint.jsonl"}
+    # A scene, its mask and what was drawn, three times.
+    assert Image.open(here / "album" / "inpaint.png").size == (3 * 20 - 4, 3 * 20 - 4)
+    lines = [json.loads(line) for line in (here / "album" / "inpaint.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"prompt", "seed", "figures", "found"}] * 3
+    worth = [line["figures"]["asked"] for line in lines]
+    assert worth == sorted(worth)
+
+
 def test_a_judge_is_trained_and_measured(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
     measure = module.accuracy
     monkeypatch.setattr(module, "accuracy", lambda judge: measure(judge, 6))
@@ -101,6 +187,13 @@ def test_a_judge_is_trained_and_measured(here: Path, capsys: pytest.CaptureFixtu
         (["obedience", "--model", "tiny", "--sampler", "eular", "--out", "new/album"], "eular"),
         (["obedience", "--model", "tiny", "--steps", "1001", "--out", "new/album"], "steps"),
         (["obedience", "--images", "9"], "--images is for judge"),
+        (["obedience", "--model", "tiny", "--conditioner", "depth", "--out", "new/album"], "reads no depth"),
+        (["obedience", "--model", "tiny", "--conditioner", "inpaint", "silhouette"], "reads no silhouette"),
+        (["obedience", "--model", "tiny", "--conditioner", "sound"], "no conditioner 'sound'"),
+        (["obedience", "--model", "tiny", "--conditioner", "inpaint", "--steps", "0"], "steps"),
+        (["obedience", "--conditioner", "inpaint", "--categories", "colors"], "--categories or --conditioner"),
+        (["vae", "--conditioner", "inpaint"], "--conditioner is for obedience"),
+        (["obedience", "--seed", "-1"], "seed is -1"),
         (["vae", "--model", "tiny", "--sampler", "euler"], "--sampler is for obedience"),
         (["vae", "--out", "album"], "--out is for obedience and judge"),
         (["judge", "--sampler", "euler"], "--sampler is for obedience"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mezzotint.evaluate.judge import Found
-from mezzotint.evaluate.obedience import APART, GENEVAL, interval, obeys, overall
+from mezzotint.evaluate.obedience import APART, GENEVAL, obeys, overall
 from mezzotint.evaluate.prompts import CATEGORIES, Task, Wanted, tasks
 from mezzotint.world.scene import COLOURS, HELD_OUT_PAIRS, SHAPES, Solid, is_held_out
 
@@ -65,21 +65,6 @@ def test_it_does_not_matter_how_the_judge_lists_them():
     for order in permutations(there):
         assert obeys(Task("", wanted, "across"), order)
         assert not obeys(Task("", wanted[::-1], "across"), order)
-
-
-@pytest.mark.parametrize(
-    ("right", "n", "low", "high"),
-    [
-        # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0000, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (20, 20, 1 - 0.1611, 1.0),
-    ],
-)
-def test_wilson_s_interval(right: int, n: int, low: float, high: float):
-    assert interval(right, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_the_overall_score_is_the_mean_of_geneval_s():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.world import render as module
-from mezzotint.world.render import EYE, HALF_VIEW, LAMP, LOOK_AT, WALL, Rendering, render
+from mezzotint.world.render import EYE, HALF_VIEW, LAMP, LOOK_AT, WALL, Rendering, render, shows_table
 from mezzotint.world.scene import RADIUS, SHAPES, Scene, Scenes, Solid, gather, random_scenes
 from mezzotint.world.solids import SURFACES
 
@@ -78,6 +78,18 @@ def test_the_depth_of_the_empty_room(height: int, width: int):
     expected = torch.where((ray[2] < 0) & (table < wall), table, wall)[:, None].expand(height, width)
     torch.testing.assert_close(drawn.depth[0].double(), expected, rtol=1e-5, atol=1e-5)
     assert drawn.masks.sum() == 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 64)])
+def test_the_table_ends_where_the_wall_begins(height: int, width: int):
+    """At the row where the edge between them is seen, right across the picture."""
+    size = min(height, width)
+    _, row = seen_at((0.0, WALL, 0.0), size)
+    row += (height - size) / 2
+    table = shows_table(height, width)
+    assert table.shape == (height, width)
+    above = torch.arange(height) + 0.5 < row
+    assert torch.equal(table, ~above[:, None].expand(height, width))
 
 
 def test_the_depth_of_a_sphere_s_nearest_point():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mezzotint.cli.album import Album, made
 from mezzotint.cli.flags import parse
 from mezzotint.cli.progress import ProgressLine
 from mezzotint.types import Request, UserError
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from mezzotint.evaluate.obedience import Verdict
 
 ABOUT = (
-    "obedience: draw prompts of eight categories and let the judge say which pictures show just what was asked for. "
+    "obedience: draw prompts of eight categories and let the judge say which pictures show just what was asked for; "
+    "or, with --conditioner, draw from masks, depth maps, silhouettes and pictures of scenes kept out of training. "
     "vae: send scenes kept out of training through the autoencoder and back. "
     "judge: train the judge anew on real scenes and measure it."
 )
 FLAGS = {
-    "obedience": ("model", "n", "seed", "categories", "steps", "guidance", "sampler", "out", "device"),
+    "obedience": ("model", "n", "seed", "categories", "conditioner", "steps", "guidance", "sampler", "out", "device"),
     "vae": ("model", "n", "seed", "device"),
     "judge": ("out", "images"),
 }
 """What each use reads, beside --json."""
 DEFAULT_N, DEFAULT_IMAGES = 200, 50_000
+MAX_SEED = 10**9
+ALL = "all"
+"""Every conditioner that the model reads."""
 EVERY = 30.0
 """Seconds between lines of progress where nobody watches."""
 
@@ -47,6 +51,9 @@ class Options:
     """Other seeds, other prompts and noise, or scenes; by default 0. (obedience, vae)"""
     categories: tuple[str, ...] = ()
     """Only these categories; by default all. (obedience)"""
+    conditioner: tuple[str, ...] = ()
+    """In place of categories, what is given beside words: image, inpaint, depth, silhouette, image-prompt, or all that
+    the model reads. (obedience)"""
     steps: int | None = None
     """Steps; by default the model's own. (obedience)"""
     guidance: float | None = None
@@ -54,8 +61,8 @@ class Options:
     sampler: str | None = None
     """Sampler; by default the model's own. (obedience)"""
     out: Path | None = None
-    """A folder for a sheet of every category, CATEGORY.png, and its verdicts, CATEGORY.jsonl (obedience); for judge,
-    where it is written, by default runs/judge."""
+    """A folder for a sheet of every category or conditioner, NAME.png, and its verdicts, NAME.jsonl (obedience); for
+    judge, where it is written, by default runs/judge."""
     images: int | None = None
     """Scenes that a new judge is trained on; by default 50000. (judge)"""
     device: str | None = None
@@ -69,6 +76,10 @@ class Options:
             raise UserError(f"The number of pictures is {self.n}; it must be from 1 to 100000.")
         if self.images is not None and not self.images >= 1:
             raise UserError(f"The number of scenes is {self.images}; it must be at least 1.")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"The seed is {self.seed}; it must be from 0 to {MAX_SEED}.")
+        if self.categories and self.conditioner:
+            raise UserError("Categories are measured by words alone: give --categories or --conditioner.")
         for entry in fields(self):
             users = [use for use, names in FLAGS.items() if entry.name in names]
             if users and self.what not in users and getattr(self, entry.name) not in (None, ()):
@@ -84,11 +95,18 @@ class Options:
             0 if self.seed is None else self.seed,
         )
 
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields of requests that stand in for the model's own."""
+        given = {"steps": self.steps, "guidance": self.guidance, "sampler": self.sampler}
+        return {name: value for name, value in given.items() if value is not None}
+
 
 def run(argv: Sequence[str]) -> int:
     """Measure."""
     options = parse(Options, "evaluate", argv, ABOUT, "what")
-    return {"obedience": _obedience, "vae": _vae, "judge": _judge}[options.what](options)
+    obedience = _conditioned if options.conditioner else _obedience
+    return {"obedience": obedience, "vae": _vae, "judge": _judge}[options.what](options)
 
 
 def _obedience(options: Options) -> int:
@@ -101,20 +119,19 @@ def _obedience(options: Options) -> int:
     if unknown:
         raise UserError(f"There is no category {unknown[0]!r}: use some of {', '.join(CATEGORIES)}.")
     model, n, seed = options.used
-    given = {"steps": options.steps, "guidance": options.guidance, "sampler": options.sampler}
-    changes = {name: value for name, value in given.items() if value is not None}
-    sampler_named(read_facts(resolve(model)).request(**changes).sampler)
+    sampler_named(read_facts(resolve(model)).request(**options.changes).sampler)
 
     import mezzotint
     from mezzotint.evaluate.judge import load_judge
     from mezzotint.evaluate.obedience import obedience, overall
 
+    changes = options.changes
     judge, accuracy = load_judge()
     pipe = mezzotint.load(model, options.device)
     pipe.check(pipe.request("", **changes))
     scores: dict[str, dict[str, Any]] = {}
-    album = _Album(options.out)
-    with _made(options.out), ProgressLine(EVERY) as line:
+    album = Album(options.out)
+    with made(options.out), ProgressLine(EVERY) as line:
         for category in options.categories or tuple(CATEGORIES):
             done = 0
 
@@ -122,7 +139,13 @@ def _obedience(options: Options) -> int:
                 nonlocal done
                 done += 1
                 line.tell(done, n, f"{category} {done} of {n}")
-                album.add(verdict)
+                told = {
+                    "prompt": verdict.task.prompt,
+                    "seed": verdict.request.seed,
+                    "obeyed": verdict.obeyed,
+                    "found": [asdict(one) for one in verdict.found],
+                }
+                album.add([verdict.image], told, verdict.obeyed)
 
             part = obedience(pipe, judge, n=n, seed=seed, categories=[category], changes=changes, watch=watch)
             scores |= part["categories"]
@@ -137,7 +160,70 @@ def _obedience(options: Options) -> int:
         return 0
     if mean is not None:
         print(f"{'overall':<16}{mean:.3f}  the mean of GenEval's categories asked for")
-    print("judge on real scenes: " + ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items()))
+    print(_trust(accuracy))
+    return 0
+
+
+def _conditioned(options: Options) -> int:
+    from mezzotint.evaluate.conditioners import KINDS, check, lines, measured
+
+    unknown = [name for name in options.conditioner if name not in (*KINDS, ALL)]
+    if unknown:
+        raise UserError(f"There is no conditioner {unknown[0]!r}: use some of {', '.join(KINDS)}, or {ALL}.")
+    model, n, seed = options.used
+
+    import mezzotint
+    from mezzotint.evaluate.cases import Row, Studio
+    from mezzotint.evaluate.judge import load_judge
+    from mezzotint.store.sight import load_sight
+
+    judge, accuracy = load_judge()
+    studio = Studio(mezzotint.load(model, options.device), judge, load_sight(), seed, options.changes)
+    left_out: dict[str, str] = {}
+    names = tuple(KINDS) if ALL in options.conditioner else tuple(dict.fromkeys(options.conditioner))
+    for name in names:
+        try:
+            check(studio, name)
+        except UserError as error:
+            if name in options.conditioner:
+                raise
+            left_out[name] = str(error)
+    told: dict[str, dict[str, Any]] = {}
+    album = Album(options.out)
+    with made(options.out), ProgressLine(EVERY) as line:
+        for name in [name for name in names if name not in left_out]:
+            done, total = 0, n * KINDS[name].pictures
+
+            def drawn(name: str = name, total: int = total) -> None:
+                nonlocal done
+                done += 1
+                line.tell(done, total, f"{name} {done} of {total}")
+
+            def watch(row: Row) -> None:
+                figures = {measure: round(figure.value, 4) for measure, figure in row.figures.items()}
+                about = {"prompt": row.case.prompt, "seed": row.request.seed, "figures": figures}
+                pictures = [*row.case.shown, *row.drawn]
+                album.add(pictures, about | {"found": [asdict(one) for one in row.found]}, row.worth)
+
+            studio.drawn = drawn
+            told[name] = measured(studio, name, n, watch)
+            line.wipe()
+            if not options.json:
+                for label, score in lines(told[name]):
+                    real = f"  real {score['real']:.3f}" if "real" in score else ""
+                    print(f"{_row(f'{name} {label}', score, 28)}{real}", flush=True)
+                for measure, rises in told[name].get("monotone", {}).items():
+                    print(
+                        f"{f'{name} {measure}':<28}{'never falls' if rises else 'FALLS'} as strength grows", flush=True
+                    )
+            album.close(name)
+    if options.json:
+        about = {"model": model, "seed": seed, "request": options.changes, "conditioners": told, "left_out": left_out}
+        print(json.dumps(about | {"judge": accuracy}))
+        return 0
+    for name, why in left_out.items():
+        print(f"{name:<28}left out: {why}")
+    print(_trust(accuracy))
     return 0
 
 
@@ -159,71 +245,12 @@ def _vae(options: Options) -> int:
     return 0
 
 
-def _row(category: str, score: dict[str, Any]) -> str:
-    return f"{category:<16}{score['score']:.3f}  95% {score['low']:.3f} to {score['high']:.3f}  n {score['n']}"
+def _row(name: str, score: dict[str, Any], width: int = 16) -> str:
+    return f"{name:<{width}}{score['score']:.3f}  95% {score['low']:.3f} to {score['high']:.3f}  n {score['n']}"
 
 
-class _Album:
-    """Keeps pictures and verdicts in a folder, if there is one."""
-
-    MOST = 48
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._verdicts: list[Verdict] = []
-
-    def add(self, verdict: Verdict) -> None:
-        if self._folder is not None:
-            self._verdicts.append(verdict)
-
-    def close(self, category: str) -> None:
-        """Write the category's sheet, what failed first, and its verdicts."""
-        if self._folder is None:
-            return
-        from mezzotint.store.beside import file_beside
-        from mezzotint.store.png import write_plain
-        from mezzotint.world.sheet import tiled
-
-        self._verdicts.sort(key=lambda verdict: verdict.obeyed)
-        write_plain(tiled([verdict.image for verdict in self._verdicts[: self.MOST]]), self._folder / f"{category}.png")
-        lines = [
-            {
-                "prompt": verdict.task.prompt,
-                "seed": verdict.request.seed,
-                "obeyed": verdict.obeyed,
-                "found": [asdict(one) for one in verdict.found],
-            }
-            for verdict in self._verdicts
-        ]
-        with file_beside(self._folder / f"{category}.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        self._verdicts.clear()
-
-
-@contextmanager
-def _made(folder: Path | None) -> Generator[None]:
-    """Make a folder to write to, if there is one; if nothing is written there it and those made above it are removed.
-
-    Raises UserError where it cannot be made or written to, before any long work.
-    """
-    from mezzotint.store.beside import check_writable
-
-    if folder is None:
-        yield
-        return
-    new: list[Path] = []
-    try:
-        try:
-            new = [place for place in (folder, *folder.parents) if not place.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be made a folder: {error.strerror or error}.") from error
-        check_writable(folder / "config.json")
-        yield
-    finally:
-        with suppress(OSError):  # What holds something stays.
-            for place in new:
-                place.rmdir()
+def _trust(accuracy: dict[str, Any]) -> str:
+    return "judge on real scenes: " + ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items())
 
 
 def _judge(options: Options) -> int:
@@ -238,7 +265,7 @@ def _judge(options: Options) -> int:
     judge = channels_last(Judge())
     config = FitConfig(images=images, batch=32, lr=2e-3, warmup=1000, ema=0, fall=0.6, weight_decay=0.02)
     target = Path("runs/judge") if options.out is None else options.out
-    with _made(target), tempfile.TemporaryDirectory() as checkpoints, ProgressLine(EVERY) as line:
+    with made(target), tempfile.TemporaryDirectory() as checkpoints, ProgressLine(EVERY) as line:
 
         def tell(progress: Progress) -> None:
             figures = "  ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, permutations
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from mezzotint.evaluate.judge import Found, Judge
 from mezzotint.evaluate.prompts import CATEGORIES, Task, Wanted, tasks
+from mezzotint.evaluate.scores import Score, share
 from mezzotint.pipeline import Pipeline
 from mezzotint.types import Request
 
@@ -75,14 +75,6 @@ def pixels_of(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(127.5).sub(1)
 
 
-def interval(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share (Wilson 1927)."""
-    z, share = 1.959964, right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
 def obedience(
     pipe: Pipeline,
     judge: Judge,
@@ -97,14 +89,13 @@ def obedience(
 
     `watch` sees every picture and its verdict. How far the judge itself can be trusted is the caller's to add.
     """
-    scores: dict[str, dict[str, float | int]] = {}
+    scores: dict[str, Score] = {}
     for category in categories:
         right = 0
         for verdict in judge_pictures(pipe, judge, category, n=n, seed=seed, changes=changes or {}):
             right += verdict.obeyed
             watch(verdict)
-        low, high = interval(right, n)
-        scores[category] = {"score": round(right / n, 4), "low": round(low, 4), "high": round(high, 4), "n": n}
+        scores[category] = share(right, n)
     return {"categories": scores, "overall": overall(scores)}
 
 

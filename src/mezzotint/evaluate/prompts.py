@@ -42,7 +42,8 @@ def tasks(category: str, n: int, seed: int) -> list[Task]:
     return [make(chooser) for _ in range(n)]
 
 
-def _phrase(one: Wanted) -> str:
+def phrase(one: Wanted) -> str:
+    """'a red cube'."""
     words = f"{one.colour} {one.shape}".strip()
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
@@ -53,17 +54,17 @@ def _opening(chooser: random.Random) -> str:
 
 def _single(chooser: random.Random) -> Task:
     one = Wanted(chooser.choice(SHAPES))
-    return Task(_opening(chooser) + _phrase(one), (one,))
+    return Task(_opening(chooser) + phrase(one), (one,))
 
 
 def _colors(chooser: random.Random) -> Task:
     one = Wanted(*_pair(chooser))
-    return Task(_opening(chooser) + _phrase(one), (one,))
+    return Task(_opening(chooser) + phrase(one), (one,))
 
 
 def _two(chooser: random.Random) -> Task:
     a, b = (Wanted(shape) for shape in chooser.sample(SHAPES, 2))
-    return Task(f"{_opening(chooser)}{_phrase(a)} and {_phrase(b)}", (a, b))
+    return Task(f"{_opening(chooser)}{phrase(a)} and {phrase(b)}", (a, b))
 
 
 def _counting(chooser: random.Random) -> Task:
@@ -71,20 +72,20 @@ def _counting(chooser: random.Random) -> Task:
     coloured = chooser.random() < 0.5
     if not coloured:
         return _counted(chooser, count, Wanted(chooser.choice(SHAPES)))
-    candidates = [pair for pair in _pairs() if count == 1 or is_held_out((Solid(*pair),) * count)]
+    candidates = [pair for pair in trained_pairs() if count == 1 or is_held_out((Solid(*pair),) * count)]
     return _counted(chooser, count, Wanted(*chooser.choice(candidates)))
 
 
 def _counted(chooser: random.Random, count: int, one: Wanted) -> Task:
     if count == 1:
-        return Task(_opening(chooser) + _phrase(one), (one,))
+        return Task(_opening(chooser) + phrase(one), (one,))
     words = f"{NUMBER_WORDS[count][0]} {one.colour} {plural(one.shape)}".replace("  ", " ")
     return Task(_opening(chooser) + words, (one,) * count)
 
 
 def _color_attr(chooser: random.Random) -> Task:
     a, b = _combination(chooser, 2)
-    return Task(f"{_opening(chooser)}{_phrase(a)} and {_phrase(b)}", (a, b))
+    return Task(f"{_opening(chooser)}{phrase(a)} and {phrase(b)}", (a, b))
 
 
 RELATIONS = {
@@ -105,31 +106,31 @@ def _position(chooser: random.Random) -> Task:
         a, b = _combination(chooser, 2)
     words = chooser.choice(list(RELATIONS))
     order, turned = RELATIONS[words]
-    return Task(f"{_opening(chooser)}{_phrase(a)} {words} {_phrase(b)}", (b, a) if turned else (a, b), order)
+    return Task(f"{_opening(chooser)}{phrase(a)} {words} {phrase(b)}", (b, a) if turned else (a, b), order)
 
 
 def _held_out(chooser: random.Random) -> Task:
     """A colour and shape that were never seen together, alone or beside another solid."""
     one = Wanted(*chooser.choice(sorted(HELD_OUT_PAIRS)))
     if chooser.random() < 0.5:
-        return Task(_opening(chooser) + _phrase(one), (one,))
+        return Task(_opening(chooser) + phrase(one), (one,))
     other = Wanted(*_pair(chooser, but=one.shape))
     a, b = chooser.sample((one, other), 2)
-    return Task(f"{_opening(chooser)}{_phrase(a)} and {_phrase(b)}", (a, b))
+    return Task(f"{_opening(chooser)}{phrase(a)} and {phrase(b)}", (a, b))
 
 
 def _three(chooser: random.Random) -> Task:
     a, b, c = _combination(chooser, 3)
-    return Task(f"from left to right: {_phrase(a)}, {_phrase(b)} and {_phrase(c)}", (a, b, c), "across")
+    return Task(f"from left to right: {phrase(a)}, {phrase(b)} and {phrase(c)}", (a, b, c), "across")
 
 
-def _pairs() -> Iterator[tuple[str, str]]:
+def trained_pairs() -> Iterator[tuple[str, str]]:
     """Every (shape, colour) that training sees."""
     return ((shape, colour) for shape in SHAPES for colour in COLOURS if (shape, colour) not in HELD_OUT_PAIRS)
 
 
 def _pair(chooser: random.Random, but: str = "") -> tuple[str, str]:
-    return chooser.choice([pair for pair in _pairs() if pair[0] != but])
+    return chooser.choice([pair for pair in trained_pairs() if pair[0] != but])
 
 
 def _combination(chooser: random.Random, count: int) -> Sequence[Wanted]:

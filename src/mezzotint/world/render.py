@@ -62,6 +62,8 @@ WALL_SKY = 0.72
 
 
 RAYS_IN_WORK = 2**21
+ON_TABLE = 1e-3
+"""What of the room is lower than this is table."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ def render(scenes: Scenes, height: int = 64, width: int | None = None, *, sample
     ]
     pixels, depth, masks = (torch.cat(column) for column in zip(*parts, strict=True))
     return Rendering(pixels, depth, masks, scenes)
+
+
+def shows_table(height: int, width: int | None = None) -> Tensor:
+    """Where the empty room shows its table, and not the wall behind it: [H W] bools."""
+    width = height if width is None else width
+    return _view(height, width, 1, "cpu").point[2].view(height, width) < ON_TABLE
 
 
 @dataclass(frozen=True)
@@ -274,7 +282,7 @@ def _room_lit(solids: _Solids, view: _View) -> Tensor:
         centre, lamp = solids.centre[mine], view.lamp[index]
         along = centre @ lamp - (view.point * lamp).sum(dim=0)
         away = centre.square().sum(dim=1, keepdim=True) + square - 2 * (centre @ view.point)
-        which, ray = ((away - along.square_() < solids.bound[mine][:, None]) & (view.point[2] < 1e-3)).nonzero(
+        which, ray = ((away - along.square_() < solids.bound[mine][:, None]) & (view.point[2] < ON_TABLE)).nonzero(
             as_tuple=True
         )
         k = mine[which]
@@ -320,4 +328,4 @@ def _open_sky(scenes: Scenes, point: Tensor) -> Tensor:
         dx, dy = point[0] - scenes.x[:, slot, None], point[1] - scenes.y[:, slot, None]
         away = (dx * dx + dy * dy).div_(-1.25 * radius[:, slot, None] ** 2)
         sky *= 1 - 0.62 * away.exp_() * scenes.present[:, slot, None]
-    return torch.where(point[2] < 1e-3, sky, 1.0)
+    return torch.where(point[2] < ON_TABLE, sky, 1.0)

@@ -11,7 +11,6 @@ None was chosen by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,7 @@ PROMPTS = (
 PAIRS = ("red sphere", "blue cube", "green cone", "yellow torus", "white cylinder", "orange pyramid")
 STRENGTHS = (0.2, 0.5, 0.7, 0.8, 1.0)
 REPAINTED = ("a green cone", "a yellow torus", "a white cylinder", "a pink sphere", "an orange cube")
-LAID = (
-    "a red cube to the left of a green sphere",
-    "a blue cylinder to the left of a yellow cone",
-    "a purple sphere to the left of a cyan cube",
-    "a white torus to the left of a black cylinder",
-    "two orange spheres",
-)
+LAID = (("red", "green"), ("blue", "yellow"), ("purple", "cyan"), ("white", "black"), ("orange", "pink"))
 SIZES = {"width": 256, "height": 256}
 LARGE: dict[str, dict[str, Any]] = {
     "128 pixels": {},
@@ -87,23 +80,26 @@ def edited(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
 
 def conditioned(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
     """What is given first, then what is drawn by it."""
-    drawn = next(render(scene, pipe.size[0]) for scene in pairs())
+    scene = pair()
+    drawn = render(scene, pipe.size[0])
     depth, solid = 1 / drawn.depth[0], drawn.masks[0].sum(dim=0).clamp(max=1)
     near = grey((depth - depth.min()) / (depth.max() - depth.min()))
     shape, picture = grey(solid), Image.fromarray(to_uint8(drawn.pixels)[0].numpy())
+    left, right = (solid.shape for solid in scene.describe()[0].left_to_right())
+    told = [f"a {one} {left} to the left of a {other} {right}" for one, other in LAID]
     return {
-        "depth": [near, *(pipe(words, seed=SEED, depth=near) for words in LAID)],
-        "silhouette": [shape, *(pipe(words, seed=SEED, silhouette=shape) for words in LAID)],
+        "depth": [near, *(pipe(words, seed=SEED, depth=near) for words in told)],
+        "silhouette": [shape, *(pipe(words, seed=SEED, silhouette=shape) for words in told)],
         "image prompt": [picture, *(pipe("", seed=SEED + place, image_prompt=picture) for place in range(5))],
     }
 
 
-def pairs() -> Iterator[Scenes]:
-    """Scenes of two solids kept out of training."""
+def pair() -> Scenes:
+    """A scene of two different solids kept out of training."""
     scenes = random_scenes(64, SEED, held_out=True)
-    for row, scene in enumerate(scenes.describe()):
-        if len(scene.solids) == 2:
-            yield scenes.take(slice(row, row + 1))
+    told = [[solid.shape for solid in scene.solids] for scene in scenes.describe()]
+    row = next(row for row, shapes in enumerate(told) if len(shapes) == len(set(shapes)) == 2)
+    return scenes.take(slice(row, row + 1))
 
 
 def grey(plane: Tensor) -> Image.Image:

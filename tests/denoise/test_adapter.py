@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mezzotint.denoise.adapter import LowRank, Wider, adapted, learned, with_learned
+from mezzotint.denoise.adapter import LowRank, Wider, adapted, go_on, learned, with_learned
 from mezzotint.denoise.unet import UNet
 
 SHAPE = (2, 4, 4, 6)
@@ -52,6 +52,18 @@ def test_what_was_learned_is_the_same_in_a_unet_of_its_own(unet: UNet) -> None:
     kinds = {type(module) for module in wide.modules()}
     assert {Wider, LowRank} <= kinds
     assert {type(module) for module in merged.modules()} == {type(module) for module in unet.modules()}
+
+
+def test_going_on_from_what_was_learned(unet: UNet) -> None:
+    known = {name: torch.randn_like(value) for name, value in learned(adapted(unet, 3, 2)).items()}
+    wide = adapted(unet, 3, 2)
+    go_on(wide, known)
+    x, t, text = rows(3)
+    with torch.no_grad():
+        assert torch.allclose(wide(x, t, text), with_learned(unet, known)(x, t, text), atol=1e-4)
+    for other in (adapted(unet, 3, 1), adapted(unet, 2, 2)):
+        with pytest.raises(ValueError, match="another"):
+            go_on(other, known)
 
 
 def test_what_was_learned_of_another_unet_is_refused(unet: UNet) -> None:

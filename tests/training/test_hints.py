@@ -14,6 +14,7 @@ from PIL import Image
 import mezzotint
 from mezzotint.cli import main
 from mezzotint.conditioning.hints import INPAINT, Truth, channels, hints
+from mezzotint.store.hints import load_hints
 from mezzotint.store.png import read_provenance
 from mezzotint.training.data import StillLife
 from mezzotint.training.hints import Hints
@@ -241,6 +242,18 @@ def test_a_model_for_inpainting_or_from_depth_is_written_for_diffusers(
     from_depth = mezzotint.load(tmp_path / "depth")(PROMPT, seed=5, depth=depth)
     assert np.abs(np.asarray(from_depth).astype(int) - np.asarray(pipe(PROMPT, seed=5, depth=depth))).max() <= 3
     assert main(["convert", str(model), str(tmp_path / "x"), "--to", "diffusers", "--reads", "edges"]) == 2
+
+
+def test_a_model_begun_from_goes_on_from_what_it_knows(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["train", "hints", "debug", "--start", str(model), "--out", str(tmp_path / "run"), "--processes", "1"]
+    for other in ("rank=3", "names=('depth',)"):
+        assert main([*asked, "images=8", other]) == 2
+        assert "give" in capsys.readouterr().err
+    assert main([*asked, "images=8", "lr=1e-9", "ema=0"]) == 0
+    before, after = load_hints(model / "hints").tensors, load_hints(tmp_path / "run" / "hints").tensors
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
 
 
 def test_a_single_file_keeps_what_was_learned(

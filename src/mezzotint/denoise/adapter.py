@@ -89,6 +89,19 @@ def learned(wide: UNet) -> dict[str, Tensor]:
     return found
 
 
+def go_on(wide: UNet, tensors: Mapping[str, Tensor]) -> None:
+    """Let an adapted network begin with what another has learned, as `learned` gives it, in place.
+
+    Raises ValueError where that is of another U-Net, other channels or another rank.
+    """
+    own = learned(wide)
+    if {name: tensor.shape for name, tensor in own.items()} != {name: each.shape for name, each in tensors.items()}:
+        raise ValueError("What was learned is of another network or another rank.")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
 def with_learned(unet: UNet, tensors: Mapping[str, Tensor], reads: slice = slice(None)) -> UNet:
     """A U-Net of its own with what an adapted one has learned, as `learned` gives it, in its weights.
 

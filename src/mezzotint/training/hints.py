@@ -21,9 +21,9 @@ from mezzotint.world.captions import tell
 
 ALONE = 0.6
 """Share of pictures that are told one hint; the others are told each by the toss of a coin, and one at least."""
-AROUND = 0.6
+AROUND = 0.7
 """Share of masks that lie around one solid or several; the others lie anywhere."""
-PARTIAL = 0.5
+PARTIAL = 0.8
 """How often such a picture's caption tells of the solids inside the mask alone, as people do who fill in a hole."""
 
 

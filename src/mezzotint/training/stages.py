@@ -15,7 +15,7 @@ from mezzotint.conditioning.hints import channels
 from mezzotint.conditioning.image_prompt import PictureConditioner, Resampler, ResamplerConfig
 from mezzotint.conditioning.sight import Sight
 from mezzotint.denoise import classifier as noisy
-from mezzotint.denoise.adapter import adapted, learned
+from mezzotint.denoise.adapter import adapted, go_on, learned
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.picture_layers import PictureLayers
 from mezzotint.denoise.unet import UNet, init_for_training
@@ -218,7 +218,7 @@ def train_classifier(run: Run) -> None:
 
 
 def train_hints(run: Run) -> None:
-    """What lies beside the latent, for a U-Net that stays as it is."""
+    """What lies beside the latent, for a U-Net that stays as it is; a model begun from goes on from what it knows."""
     recipe = run.recipe.hints
     pictures = run.pictures()
     if not isinstance(pictures, StillLife):
@@ -229,6 +229,14 @@ def train_hints(run: Run) -> None:
     base, schedule = run.denoiser()
     torch.manual_seed(recipe.fit.seed)
     wide = adapted(base.to(run.device), sum(channels(name) for name in recipe.names), recipe.rank)
+    if not run.has("unet") and run.parts is not None and run.parts.hints is not None:
+        if run.parts.hints.names != recipe.names:
+            known, asked = (", ".join(names) for names in (run.parts.hints.names, recipe.names))
+            raise UserError(f"{run.start} has learned {known}, and {asked} are asked for: give the same names.")
+        try:
+            go_on(wide, run.parts.hints.tensors)
+        except ValueError as error:
+            raise UserError(f"{run.start} has learned hints of another rank: give that as rank.") from error
     truth = SceneTruth(pictures, run.folder / "data")
     truth.render()
     task = DenoiserTask(

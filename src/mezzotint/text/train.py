@@ -19,6 +19,9 @@ from mezzotint.types import UserError
 
 PRIVATE = 0xF0000  # where a plane of Unicode's private letters begins
 
+FEWEST_PIECES = len(SPECIAL) + len(string.punctuation) + 2 * len(string.digits + string.ascii_lowercase)
+"""The tokens that stand for no text, and what writes ASCII in word pieces."""
+
 Word = Sequence[str]
 """A word, letter by letter; a letter is told by a name of its own where it begins, ends or goes on within a word."""
 
@@ -67,10 +70,9 @@ def train_word_pieces(corpus: Iterable[str], vocab_size: int) -> WordPieceTokeni
         often.update(dict.fromkeys(word, count))
     inside = [*string.digits, *string.ascii_lowercase]
     others = sorted(set(often) - {*string.punctuation, *inside}, key=lambda letter: (-often[letter], letter))
-    fewest = len(SPECIAL) + len(string.punctuation) + 2 * len(inside)
-    if vocab_size < fewest:
-        raise UserError(f"The vocabulary size is {vocab_size}; it must be {fewest} or more to write ASCII.")
-    inside += others[: (vocab_size - fewest) // 2]
+    if vocab_size < FEWEST_PIECES:
+        raise UserError(f"The vocabulary size is {vocab_size}; it must be {FEWEST_PIECES} or more to write ASCII.")
+    inside += others[: (vocab_size - FEWEST_PIECES) // 2]
     letters = [*string.punctuation, *inside, *(GOES_ON + letter for letter in inside)]
     spelt = {word: [word[0], *(GOES_ON + letter for letter in word[1:])] for word in found}
     known = set(letters)

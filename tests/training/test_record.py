@@ -58,10 +58,12 @@ def test_an_older_run_goes_on(tmp_path: Path):
     run = a_run(tmp_path, stage="unet", encoder="")
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "bert"}))
-    begin(replace(run, resume=True), ["unet"])
+    recipe = recipe_of(tmp_path, "debug", debug())
+    begin(replace(run, recipe=recipe, resume=True), ["unet"])
     assert json.loads(path.read_text())["encoder"] == "clip"
+    other = replace(recipe, encoder="bert", bert=debug().bert)
     with pytest.raises(UserError, match="other settings"):
-        begin(replace(run, recipe=changed(debug(), ["encoder=bert"]), resume=True), ["unet"])
+        begin(replace(run, recipe=other, resume=True), ["unet"])
 
 
 def test_what_reads_the_texts_belongs_to_the_u_net(tmp_path: Path):

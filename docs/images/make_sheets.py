@@ -4,8 +4,8 @@ large.webp: a row for each way to draw at four times the trained area, the pictu
 guidance.webp: a row for each scale of guidance, and for scale 5 under each guide. Both with seed 7.
 classifier.webp: no prompt, and a column for each thing that the classifier was told to look for, with seeds from 7 on.
 edit.webp: a picture, another prompt from it at strengths of 0.2, 0.5, 0.7, 0.8 and 1, and its right half repainted.
-conditioners.webp: the depth, silhouettes and picture of a scene kept out of training, each given first, and then
-what is drawn by it: of five prompts, and of the picture without a prompt by five seeds.
+conditioners.webp: the depth and the silhouettes of a scene kept out of training, given first, and then what is drawn by
+them of five prompts.
 None was chosen by hand.
 """
 
@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import mezzotint
-from mezzotint.vae.codec import to_uint8
 from mezzotint.world.render import render
 from mezzotint.world.scene import Scenes, random_scenes
 
@@ -84,13 +83,12 @@ def conditioned(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
     drawn = render(scene, pipe.size[0])
     depth, solid = 1 / drawn.depth[0], drawn.masks[0].sum(dim=0).clamp(max=1)
     near = grey((depth - depth.min()) / (depth.max() - depth.min()))
-    shape, picture = grey(solid), Image.fromarray(to_uint8(drawn.pixels)[0].numpy())
+    shape = grey(solid)
     left, right = (solid.shape for solid in scene.describe()[0].left_to_right())
     told = [f"a {one} {left} to the left of a {other} {right}" for one, other in LAID]
     return {
         "depth": [near, *(pipe(words, seed=SEED, depth=near) for words in told)],
         "silhouette": [shape, *(pipe(words, seed=SEED, silhouette=shape) for words in told)],
-        "image prompt": [picture, *(pipe("", seed=SEED + place, image_prompt=picture) for place in range(5))],
     }
 
 

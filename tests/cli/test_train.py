@@ -102,7 +102,7 @@ def test_what_a_run_was_begun_with_it_goes_on_with(
     train(capsys, "clip", "debug", "--out", "run")
     assert_refused(capsys, ["unet", "debug", "--data", "other", "--out", "run"], f"learns from {data}")
     wide = ("clip.width=64", "unet.network.cross_attention_dim=64")
-    assert_refused(capsys, ["unet", "debug", *wide, "--out", "run"], "the text tower's are 32 wide")
+    assert_refused(capsys, ["unet", "debug", *wide, "--out", "run"], "the text encoder's are 32 wide")
     assert not (run / "unet").exists()
     train(capsys, "unet", "debug", "--data", str(data), "--out", "run")
     assert not (run / "data").exists()  # No still life was rendered.

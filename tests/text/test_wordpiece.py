@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import string
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mezzotint.text import WordPieceTokenizer
+from mezzotint.text import WordPieceTokenizer, train_word_pieces
 from mezzotint.types import UserError
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cube", "##s", "!", "re", "##d"]
@@ -86,3 +89,60 @@ def test_damaged_files_are_one_sentence(tmp_path: Path, name: str, text: str, sa
 def test_too_short_a_length_is_refused() -> None:
     with pytest.raises(UserError, match="3 or more"):
         WordPieceTokenizer(WORDS.vocabulary, length=2)
+
+
+CORPUS = [
+    f"a {size} {colour} {shape} {place} the {shape}s, in front of 3 {shape}s"
+    for size in ("small", "large")
+    for colour in ("red", "green", "blue", "purple")
+    for shape in ("cube", "sphere", "ball", "pyramid")
+    for place in ("to the left of", "behind", "next to")
+]
+ASCII = 5 + len(string.punctuation) + 2 * 36
+"""The special tokens, and what ASCII can write."""
+
+
+def test_a_trained_vocabulary_has_the_layout_of_bert() -> None:
+    found = train_word_pieces(CORPUS, 400)
+    tokens = sorted(found.vocabulary, key=lambda token: found.vocabulary[token])
+    assert tokens[:6] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "!"]
+    assert (tokens[ASCII - 1], found.vocab_size) == ("##z", len(tokens))
+    assert tokens[ASCII] == "##he"  # The commonest pair of letters: of "the" and of "sphere".
+    assert found.names(found.ids("A purple PYRAMID behind the spheres")) == [
+        "a", "purple", "pyramid", "behind", "the", "spheres",
+    ]  # fmt: skip
+    assert found.names(found.ids("ballspheres")) == ["balls", "##p", "##her", "##es"]  # The longest piece first
+
+
+def test_whatever_ascii_writes_is_known_and_comes_back() -> None:
+    found = train_word_pieces(CORPUS, 300)
+    text = f"zq7x {string.ascii_letters} {' '.join(string.punctuation)}"
+    assert found.vocabulary["[UNK]"] not in found.ids(text)
+    assert found.decode(found.ids(text)) == text.lower()
+
+
+def test_other_letters_are_those_of_the_corpus_the_commonest_first() -> None:
+    corpus = [*CORPUS, *["рожь"] * 3, *["же"] * 2]
+    found = train_word_pieces(corpus, 300)
+    assert found.names(found.ids("рожь ежей")) == ["рожь", "[UNK]"]  # There is no й in it,
+    assert found.names(found.ids("ежь"))[0] == "е"  # and this it can spell.
+    scarce = train_word_pieces(corpus, ASCII + 2)
+    assert scarce.vocab_size == ASCII + 2
+    assert scarce.names(scarce.ids("ж ь")) == ["ж", "[UNK]"]
+
+
+def test_the_vocabulary_stops_at_its_size() -> None:
+    assert train_word_pieces(CORPUS, 120).vocab_size == 120
+    assert train_word_pieces([], ASCII).vocab_size == ASCII
+    with pytest.raises(UserError, match=f"must be {ASCII} or more"):
+        train_word_pieces(CORPUS, ASCII - 1)
+
+
+def test_training_is_repeatable_in_another_process() -> None:
+    code = (
+        "import sys, json; from mezzotint.text import train_word_pieces;"
+        "print(json.dumps(dict(train_word_pieces(json.load(sys.stdin), 300).vocabulary)))"
+    )
+    run = [sys.executable, "-c", code]
+    found = subprocess.run(run, input=json.dumps(CORPUS), capture_output=True, text=True, check=True).stdout
+    assert json.loads(found) == train_word_pieces(CORPUS, 300).vocabulary

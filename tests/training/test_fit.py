@@ -74,10 +74,17 @@ def test_half_of_the_average_is_new_after_as_many_images_as_it_says():
     assert early ** (80 / 8) == pytest.approx(0.5)  # A tenth of the 800 seen.
 
 
-@pytest.mark.parametrize("changes", [{"images": 0}, {"batch": -1}, {"lr": 0.0}, {"fall": 1.5}, {"fall": -0.1}])
+@pytest.mark.parametrize("changes", [{"images": -1}, {"batch": 0}, {"lr": 0.0}, {"fall": 1.5}, {"fall": -0.1}])
 def test_a_run_that_cannot_be(changes: dict[str, float]):
     with pytest.raises(UserError, match="must be"):
         config(**changes)
+
+
+def test_no_images_leave_the_network_as_it_was(tmp_path: Path):
+    task = Straight()
+    before = weights(task.network)
+    assert equal(weights(fit(task, config(images=0), tmp_path)), before)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 20, 45])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mezzotint.conditioning.bert import LDMBertModel
 from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import Prediction
@@ -26,19 +27,22 @@ ROOM = 40 * 2**20
 def test_every_recipe_builds_networks_that_fit_together(name: str):
     recipe = recipe_named(name)
     assert recipe.name == name
+    assert recipe.encoder == ("bert" if name.endswith("bert") else "clip")
+    bert = recipe.bert.text(recipe.bert.vocab_size, 0)
     text, vision = recipe.clip.text(recipe.clip.vocab_size, 0, 1, 1), recipe.clip.vision(recipe.size)
     with torch.device("meta"):
         clip = CLIPModel(CLIPTextModel(text), CLIPVisionModel(vision), recipe.clip.projection)
+        read = LDMBertModel(bert)
         unet, vae = UNet(recipe.unet.network), Autoencoder(recipe.vae.network)
         assert vae.encode(torch.zeros(1, 3, recipe.size, recipe.size)).mean.shape == (
             1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
         )  # fmt: skip
     assert vae.config.factor == 8
-    assert recipe.unet.network.cross_attention_dim == text.hidden_size
-    assert text.max_position_embeddings == 77
+    assert recipe.unet.network.cross_attention_dim == text.hidden_size == bert.hidden_size  # Either reads the texts.
+    assert text.max_position_embeddings == bert.max_position_embeddings == 77
     assert vae.config.scaling_factor == 1.0  # Latents are standardised after training.
     assert recipe.size % recipe.clip.patch == 0
-    size = sum(p.numel() for part in (clip.text_model, unet, vae) for p in part.parameters()) * 2
+    size = sum(p.numel() for part in (clip.text_model, read, unet, vae) for p in part.parameters()) * 2
     if name != "still-life-256":
         assert size <= ROOM
     Pipeline.request  # noqa: B018
@@ -105,7 +109,7 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("unet.fit.images=many", "must be a value such as 32"),
         ("unet.fit.images=1.5", "must be a value such as 32"),
         ("unet.fit.images=True", "must be a value such as 32"),
-        ("unet.fit.images=0", "at least 1"),
+        ("unet.fit.images=-1", "at least 0"),
         ("unet.fit.bf16=1", "must be a value such as False"),
         ("unet.fit.lr=__import__('os')", "must be a value such as"),
         ("unet.fit.lr=-1", "lr is -1"),
@@ -126,6 +130,11 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("clip.patch=64", "patch_size"),
         ("clip.vocab_size=500", "at least 514"),
         ("clip.text_rows=0", "text_rows"),
+        ("encoder=", "encoder is empty"),
+        ("bert.heads=5", "heads must divide width"),
+        ("bert.layers=0", "encoder_layers 0"),
+        ("bert.vocab_size=108", "at least 109"),
+        ("bert.read=-0.5", "bert.read -0.5"),
         ("unet.network.sample_size=8", "at size 32 it must be 4"),
         ("unet.network.block_out_channels=['a', 'b']", "of the wrong kind"),
         ("unet.caption_dropout=1.5", "from 0 to 1"),
@@ -178,9 +187,28 @@ def test_the_networks_sizes_follow_the_pictures():
         changed(debug(), ["size=64", "unet.network.sample_size=4"])
 
 
+def test_tokens_are_as_wide_as_the_u_net_whoever_reads():
+    assert changed(debug(), ["bert.width=64"]).bert.width == 64  # Which reads nothing here.
+    with pytest.raises(UserError, match=r"32 wide, .* 64 wide: .*and bert\.width equal"):
+        changed(debug(), ["bert.width=64", "encoder=bert"])
+    assert changed(debug(), ["clip.width=64", "clip.heads=2", "encoder=bert"]).tower == debug().bert
+    assert changed(debug(), ["clip.width=64", "encoder=somebody/elses"]).tower is None
+
+
+def test_the_recipe_with_a_bert_is_the_other_one_but_for_the_text():
+    with_bert = recipe_named("still-life-64-bert")
+    assert replace(with_bert, name="still-life-64", encoder="clip") == recipe_named("still-life-64")
+    text = with_bert.clip.text(1200, 0, 1, 1)
+    bert = with_bert.bert.text(1200, 0)
+    assert (bert.hidden_size, bert.encoder_layers) == (text.hidden_size, text.num_hidden_layers)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_comes_back_from_json(name: str):
     recipe = recipe_named(name)
-    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    values = json.loads(json.dumps(recipe.to_dict()))
+    assert Recipe.from_dict(values) == recipe
+    older = {key: value for key, value in values.items() if key != "bert"}
+    assert Recipe.from_dict({**older, "encoder": ""}).encoder == "clip"  # As it was said before there were others.
     with pytest.raises((TypeError, KeyError)):
         Recipe.from_dict({**recipe.to_dict(), "colour": "red"})

@@ -53,6 +53,27 @@ def test_an_older_run_says_less_of_itself(tmp_path: Path):
     assert settled(given, "vae") == given
 
 
+def test_an_older_run_goes_on(tmp_path: Path):
+    """What it does not say is what a recipe has by default, and its text tower had another name."""
+    run = a_run(tmp_path, stage="unet", encoder="")
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "bert"}))
+    recipe = recipe_of(tmp_path, "debug", debug())
+    begin(replace(run, recipe=recipe, resume=True), ["unet"])
+    assert json.loads(path.read_text())["encoder"] == "clip"
+    other = replace(recipe, encoder="bert", bert=debug().bert)
+    with pytest.raises(UserError, match="other settings"):
+        begin(replace(run, recipe=other, resume=True), ["unet"])
+
+
+def test_what_reads_the_texts_belongs_to_the_u_net(tmp_path: Path):
+    """A later stage does not say of it what it is not."""
+    run = a_run(tmp_path, changed(debug(), ["encoder=bert", "bert.read=0.5"]), stage="unet")
+    begin(replace(run, recipe=debug()), ["decoder"])
+    told = json.loads((tmp_path / "recipe.json").read_text())
+    assert (told["encoder"], told["bert"]["read"]) == ("bert", 0.5)
+
+
 @pytest.mark.parametrize("change", [{"colour": "red"}, {"size": "large"}, {"vae": {"network": 3}}, {"defaults": 1}])
 def test_a_recipe_that_is_damaged(tmp_path: Path, change: dict[str, Any]):
     a_run(tmp_path, **change)
@@ -126,6 +147,6 @@ def test_finished_stages_have_to_fit(tmp_path: Path):
     (tmp_path / "clip").mkdir()
     text = {"hidden_size": 32, "num_attention_heads": 2}
     (tmp_path / "clip" / "config.json").write_text(json.dumps({"text_config": text}))
-    with pytest.raises(UserError, match="the text tower's are 32 wide"):
+    with pytest.raises(UserError, match="the text encoder's are 32 wide"):
         check_parts(run, ["unet"])
     check_parts(run, ["clip", "unet"])  # Where it is trained again it will fit.

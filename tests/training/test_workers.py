@@ -161,9 +161,11 @@ def test_all_refuse_what_one_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_stage(tmp_path: Path):
+@pytest.mark.parametrize("encoder", ["clip", "bert"])
+def test_two_processes_train_all_stages(tmp_path: Path, encoder: str):
     run = tmp_path / "run"
-    first, second = together("train", "all", "debug", "scenes=12", "--out", str(run), "--device", "cpu", "--json")
+    settings = ("debug", "scenes=12", f"encoder={encoder}")
+    first, second = together("train", "all", *settings, "--out", str(run), "--device", "cpu", "--json")
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert (run / "model" / "model_index.json").exists()
     assert second[1:] == ("", "")

@@ -35,7 +35,7 @@ class Options:
     stage: Literal["vae", "clip", "unet", "decoder", "classifier", "hints", "image_prompt", "sight", "assemble", "all"]
     """vae, clip, unet, decoder, classifier, hints, image_prompt, sight, assemble or all."""
     recipe: str
-    """debug, still-life-64, still-life-128 or still-life-256."""
+    """debug, still-life-64, still-life-64-bert, still-life-128 or still-life-256."""
     settings: tuple[str, ...] = ()
     """Changes to the recipe, key=value."""
     out: Path | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mezzotint.text.tokenizer import SpecialTokens, Tokenizer
-from mezzotint.text.train import train_tokenizer
+from mezzotint.text.train import train_tokenizer, train_word_pieces
 from mezzotint.text.wordpiece import WordPieceTokenizer
 
-__all__ = ["SpecialTokens", "Tokenizer", "WordPieceTokenizer", "train_tokenizer"]
+__all__ = ["SpecialTokens", "Tokenizer", "WordPieceTokenizer", "train_tokenizer", "train_word_pieces"]

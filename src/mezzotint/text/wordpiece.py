@@ -57,13 +57,10 @@ class WordPieceTokenizer(FixedLength):
             raise UserError(f"The tokenizer's length is {self.length}; it must be 3 or more, begin and end included.")
         model = WordPiece(dict(self.vocabulary), unk_token=self.special["unk"], max_input_chars_per_word=LONGEST_WORD)
         backend = Backend(model)
-        backend.normalizer = normalizers.BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=self.split_chinese,
-            strip_accents=self.strip_accents,
-            lowercase=self.lower,
+        backend.normalizer = normalizer(
+            lower=self.lower, strip_accents=self.strip_accents, split_chinese=self.split_chinese
         )
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.pre_tokenizer = pre_tokenizer()
         known = [token for token in self.special.values() if token in self.vocabulary]
         backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in known])
         object.__setattr__(self, "_backend", backend)
@@ -147,3 +144,17 @@ class WordPieceTokenizer(FixedLength):
             "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
         }.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def normalizer(
+    *, lower: bool = True, strip_accents: bool | None = None, split_chinese: bool = True
+) -> normalizers.Normalizer:
+    """No control characters and plain spaces, and what WordPieceTokenizer's fields of these names say."""
+    return normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=split_chinese, strip_accents=strip_accents, lowercase=lower
+    )
+
+
+def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """Words, and signs one by one; spaces are dropped."""
+    return pre_tokenizers.BertPreTokenizer()

@@ -11,6 +11,8 @@ import torch
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.facts import Facts, read_json
 from mezzotint.store.folder import Parts, described, save_folder
+from mezzotint.store.pipelines import class_name
+from mezzotint.training.recipe import BERT
 from mezzotint.training.run import SAMPLE_PROMPTS, Run, sample_prompts
 
 SHARD = 15 * 2**20
@@ -52,7 +54,8 @@ def assemble(run: Run) -> Path:
         image_prompts=run.image_prompts(),
     )
     target = run.folder / "model"
-    save_folder(parts, target, card=model_card(run), dtype=torch.float16, shard=SHARD)
+    card = model_card(run, class_name(parts.layout, parts.numbers, parts.unet.config.spatial_channels))
+    save_folder(parts, target, card=card, dtype=torch.float16, shard=SHARD)
     return target
 
 
@@ -82,8 +85,8 @@ def told_to_others(told: dict[str, Any]) -> dict[str, Any]:
     return {**told, "data": None if data is None else Path(data).name, "start": names}
 
 
-def model_card(run: Run) -> str:
-    """What the model is and how it was made, for people: README.md of the model folder."""
+def model_card(run: Run, pipeline: str) -> str:
+    """What the model is and how it was made, for people: README.md of the model folder; `pipeline` is diffusers'."""
     recipe, told = run.recipe, read_json(run.folder / "recipe.json")
     if run.pictures_from is None:
         prompt, licence = SAMPLE_PROMPTS[3], " Licence: Apache-2.0."
@@ -95,7 +98,8 @@ def model_card(run: Run) -> str:
     else:
         prompt, licence = sample_prompts(run.pictures())[0].replace('"', "'"), ""
         learnt_from, knows = "a folder of captioned pictures", "It knows what those pictures show."
-    names = {"vae": "autoencoder", "clip": "text and image towers", "unet": "U-Net", "decoder": "decoder alone"}
+    unet = "U-Net with its text encoder" if run.recipe.encoder == BERT else "U-Net"
+    names = {"vae": "autoencoder", "clip": "text and image towers", "unet": unet, "decoder": "decoder alone"}
     names |= {"classifier": "classifier", "hints": "hints", "image_prompt": "image prompts"}
     seen = ", ".join(
         f"{name} {told[stage]['fit']['images']}" for stage, name in names.items() if run.has(stage) and stage in told
@@ -108,7 +112,7 @@ A text-to-image latent diffusion model of {recipe.size} x {recipe.size} pixels, 
     mezzotint generate "{prompt}" --model MODEL_FOLDER -o out.png
 
 {knows}
-The folder is in the diffusers layout: `StableDiffusionPipeline.from_pretrained` reads it.
+The folder is in the diffusers layout: `{pipeline}.from_pretrained` reads it.
 
 Images seen: {seen}. The whole recipe stands in mezzotint.json.
 """

@@ -44,7 +44,7 @@ class ReadOut(nn.Module):
         self.order = nn.Linear(width, len(ORDERS))
 
     def loss(self, pooled: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy over the attributes, and the share of places [0, 1] read right in shape and colour."""
+        """Mean cross-entropy over the attributes, and the share of solids [0, 1] read right in shape and colour."""
         losses: list[Tensor] = []
         right = torch.ones_like(truth["shape"], dtype=torch.bool)
         for name, head in self.heads.items():
@@ -54,7 +54,8 @@ class ReadOut(nn.Module):
                 right &= logits.argmax(dim=2) == truth[name]
         if "order" in truth:
             losses.append(F.cross_entropy(self.order(pooled).float(), truth["order"]))
-        return torch.stack(losses).mean(), right[truth["shape"] != ABSENT].float().mean()
+        solids = truth["shape"] != ABSENT
+        return torch.stack(losses).mean(), (right & solids).sum() / solids.sum().clamp(min=1)
 
 
 def truth_of(solids: Sequence[Sequence[Solid]]) -> dict[str, Tensor]:

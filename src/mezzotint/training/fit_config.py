@@ -12,7 +12,7 @@ class FitConfig:
     """How long and how to train; progress is counted in images."""
 
     images: int
-    """Images to see in all."""
+    """Images to see in all; 0 leaves the network as it was begun."""
     batch: int = 64
     """Images a step."""
     lr: float = 1e-3
@@ -33,9 +33,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a run that cannot be."""
-        for name in ("images", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.images < 0 or self.batch < 1:
+            raise UserError(f"images is {self.images} and batch {self.batch}; they must be at least 0 and 1.")
         if self.lr <= 0 or not 0 <= self.fall <= 1:
             raise UserError(f"lr is {self.lr} and fall {self.fall}; lr must be above 0 and fall from 0 to 1.")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

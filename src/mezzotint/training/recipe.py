@@ -9,6 +9,7 @@ from typing import Any, cast, get_type_hints
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig, CLIPVisionConfig
 from mezzotint.conditioning.hints import INPAINT, channels
+from mezzotint.conditioning.ldm_bert_config import LDMBertConfig
 from mezzotint.conditioning.sight_config import SightConfig
 from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.denoise.config import UNetConfig
@@ -17,10 +18,14 @@ from mezzotint.noise.spacing import Spacing
 from mezzotint.sampling.samplers import sampler_named
 from mezzotint.store.facts import Facts
 from mezzotint.text.tokenizer import byte_alphabet
+from mezzotint.text.train import FEWEST_PIECES
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
 from mezzotint.world.captions import COLOUR_WORDS, SHAPE_WORDS
+
+CLIP, BERT = "clip", "bert"
+"""The text encoders that are trained here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,43 @@ class CLIPRecipe:
             projection_dim=self.projection,
             image_size=size,
             patch_size=self.patch,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BERTRecipe:
+    """A text encoder that learns with the U-Net, as latent diffusion's did, where `encoder` is bert."""
+
+    vocab_size: int = 1200
+    """Most tokens that the tokenizer learns; small collections of captions need fewer."""
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    read: float = 0.1
+    """Weight of reading the scene back out of the caption's tokens, against the denoising error; 0 leaves the text to
+    the U-Net alone, as latent diffusion did. Where no scene is known there is nothing to read."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for sizes that make no network, or a weight that cannot be."""
+        if self.heads < 1 or self.width < 1 or self.width % self.heads != 0:
+            raise UserError(f"bert.width is {self.width} and bert.heads {self.heads}; heads must divide width.")
+        if self.vocab_size < FEWEST_PIECES or self.read < 0:
+            raise UserError(
+                f"bert.vocab_size is {self.vocab_size} and bert.read {self.read}; they must be at least "
+                f"{FEWEST_PIECES} and 0."
+            )
+        self.text(self.vocab_size, 0)
+
+    def text(self, vocab_size: int, pad: int) -> LDMBertConfig:
+        """The network, for a tokenizer's vocabulary and padding."""
+        return LDMBertConfig(
+            d_model=self.width,
+            encoder_ffn_dim=4 * self.width,
+            encoder_layers=self.layers,
+            encoder_attention_heads=self.heads,
+            head_dim=self.width // self.heads,
+            vocab_size=vocab_size,
+            pad_token_id=pad,
         )
 
 
@@ -215,15 +257,16 @@ class Recipe:
     """Scenes rendered for training; each is also seen mirrored."""
     vae: VAERecipe
     clip: CLIPRecipe
+    bert: BERTRecipe = field(default_factory=BERTRecipe)
     unet: UNetRecipe
     decoder: DecoderRecipe
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     hints: HintsRecipe = field(default_factory=HintsRecipe)
     image_prompt: ImagePromptRecipe = field(default_factory=ImagePromptRecipe)
     sight: SightRecipe = field(default_factory=SightRecipe)
-    encoder: str = ""
-    """A text encoder that the library transformers loads, a folder or a hub id, in place of the text tower of the clip
-    stage; the empty text is none."""
+    encoder: str = CLIP
+    """What reads texts for the U-Net: clip, the text tower of the clip stage, which stays as it is; bert, which learns
+    with the U-Net; or one that the library transformers loads, a folder or a hub id, which stays as it is."""
     defaults: dict[str, Any] = field(
         default_factory=lambda: {"steps": 20, "guidance": 5.0, "sampler": "dpmpp-2m", "schedule": "karras"}
     )
@@ -235,10 +278,17 @@ class Recipe:
         _check_towers(self.clip, self.size)
         _check_latents(self.vae.network)
         check_classifier(self.classifier.network, self.vae.network.latent_channels)
+        if self.encoder == "":
+            raise UserError("encoder is empty: give clip, bert, a folder or a hub id.")
         # The width of an encoder from elsewhere is known when it is loaded.
-        width = self.clip.width if self.encoder == "" else self.unet.network.cross_attention_dim
-        check_fit(self.unet.network, self.vae.network.latent_channels, width)
+        width = self.unet.network.cross_attention_dim if self.tower is None else self.tower.width
+        check_fit(self.unet.network, self.vae.network.latent_channels, width, self.encoder)
         _check_defaults(self.defaults, self.unet.schedule)
+
+    @property
+    def tower(self) -> CLIPRecipe | BERTRecipe | None:
+        """What reads texts, where that is trained here."""
+        return {CLIP: self.clip, BERT: self.bert}.get(self.encoder)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -247,11 +297,14 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The recipe that `to_dict` wrote. Raises UserError, or KeyError or TypeError, for values of no recipe."""
-        return _made(cls, values)
+        return _made(cls, {**values, "encoder": values.get("encoder", CLIP) or CLIP})  # Older ones said "" for it.
 
 
-def check_fit(unet: UNetConfig, channels: int, width: int) -> None:
-    """Raise UserError for a U-Net that cannot be trained on latents of `channels` and tokens of `width`."""
+def check_fit(unet: UNetConfig, channels: int, width: int, encoder: str = CLIP) -> None:
+    """Raise UserError for a U-Net that cannot be trained on latents of `channels` and tokens of `width`.
+
+    `encoder` is the text encoder that these are of, as in a recipe.
+    """
     if unet.pooled_dim is not None:
         raise UserError(
             "The U-Net reads `pooled`, which is not trained here: leave class_embed_type and addition_embed_type unset."
@@ -263,8 +316,8 @@ def check_fit(unet: UNetConfig, channels: int, width: int) -> None:
         )
     if unet.cross_attention_dim != width:
         raise UserError(
-            f"The U-Net reads tokens {unet.cross_attention_dim} wide, and the text tower's are {width} wide: make "
-            "unet.network.cross_attention_dim and clip.width equal."
+            f"The U-Net reads tokens {unet.cross_attention_dim} wide, and the text encoder's are {width} wide: make "
+            f"unet.network.cross_attention_dim and {encoder}.width equal."
         )
 
 

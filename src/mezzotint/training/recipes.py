@@ -12,7 +12,9 @@ from mezzotint.conditioning.sight_config import SightConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.training.recipe import (
+    BERT,
     STILL_LIFE,
+    BERTRecipe,
     ClassifierRecipe,
     CLIPRecipe,
     DecoderRecipe,
@@ -67,6 +69,7 @@ def debug() -> Recipe:
         scenes=64,
         vae=VAERecipe(network=_vae(32, 8, 8, 8, 8, groups=4), crop=32, fit=quick),
         clip=CLIPRecipe(vocab_size=600, width=32, layers=1, heads=2, patch=8, projection=16, fit=quick),
+        bert=BERTRecipe(vocab_size=200, width=32, layers=1, heads=2),
         unet=UNetRecipe(network=_unet(32, (32, 32), (False, True), 32), fit=quick),
         decoder=DecoderRecipe(crop=32, fit=quick),
         classifier=_classifier((16, 16), (1, 2), quick, heads=2, groups=4),
@@ -104,6 +107,14 @@ def still_life_64() -> Recipe:
         ),
         classifier=_classifier((112,), (3,), FitConfig(images=60_000, batch=32, lr=1.5e-3, ema=3000, fall=0.6)),
     )
+
+
+def still_life_64_bert() -> Recipe:
+    """still-life-64 with latent diffusion's BERT, as large as that one's text tower, which learns with the U-Net.
+
+    It has not been run yet.
+    """
+    return replace(still_life_64(), name="still-life-64-bert", encoder=BERT)
 
 
 def still_life_128() -> Recipe:
@@ -159,6 +170,7 @@ def still_life_256() -> Recipe:
             patch=16,
             fit=FitConfig(images=1_500_000, batch=512, warmup=20_000, ema=50_000),
         ),
+        bert=BERTRecipe(width=256, layers=6, heads=8),
         unet=UNetRecipe(
             network=_unet(256, (128, 256, 256), (False, True, True), 256, layers=2),
             fit=FitConfig(images=2_500_000, batch=256, lr=6e-4, warmup=20_000, ema=50_000),
@@ -171,6 +183,7 @@ def still_life_256() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "debug": debug,
     "still-life-64": still_life_64,
+    "still-life-64-bert": still_life_64_bert,
     "still-life-128": still_life_128,
     "still-life-256": still_life_256,
 }

@@ -12,14 +12,23 @@ from mezzotint.conditioning.clip_config import CLIPConfig
 from mezzotint.store.beside import file_beside
 from mezzotint.store.facts import read_json, write_json
 from mezzotint.store.folder import described
-from mezzotint.training.recipe import Recipe, check_classifier, check_fit
+from mezzotint.training.recipe import CLIP, Recipe, check_classifier, check_fit
 from mezzotint.training.run import Run
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
 from mezzotint.vae.tiny_config import AnyAutoencoderConfig, TinyAutoencoderConfig
 
-PARTS = ("vae", "clip", "unet", "decoder", "classifier", "hints", "image_prompt", "sight")
-"""The keys that belong to one stage each."""
+PARTS = {
+    "vae": ("vae",),
+    "clip": ("clip",),
+    "unet": ("unet", "bert", "encoder"),
+    "decoder": ("decoder",),
+    "classifier": ("classifier",),
+    "hints": ("hints",),
+    "image_prompt": ("image_prompt",),
+    "sight": ("sight",),
+}
+"""The keys that belong to one stage, stage by stage."""
 BESIDE = ("recipe", "data", "start")
 """The keys that stand beside the recipe's own."""
 
@@ -43,6 +52,11 @@ def recipe_of(folder: Path, origin: str, recipe: Recipe) -> Recipe:
         return recipe
     if told.get("recipe", told.get("name")) != origin:
         raise UserError(f"{folder} holds a run of another recipe: choose another --out.")
+    return _recipe_in(folder)
+
+
+def _recipe_in(folder: Path) -> Recipe:
+    """The recipe in RUN/recipe.json, with today's defaults for what an older one does not say."""
     return described(
         lambda values: Recipe.from_dict({name: value for name, value in values.items() if name not in BESIDE}),
         folder / "recipe.json",
@@ -80,9 +94,12 @@ def settled(run: Run, stage: str) -> Run:
 def check_parts(run: Run, stages: Collection[str]) -> None:
     """Raise UserError where what is there already, finished stages or a model to begin from, does not fit the rest."""
     vae: AnyAutoencoderConfig = run.recipe.vae.network
-    width = run.recipe.clip.width
+    encoder, tower = run.recipe.encoder, run.recipe.tower
+    width = 0 if tower is None else tower.width
     if run.parts is not None:
-        vae, width = run.parts.vae.config, run.parts.text_encoder.config.hidden_size
+        vae = run.parts.vae.config
+        if encoder == CLIP or run.bert is not None:
+            width = run.parts.text_encoder.config.hidden_size
         if isinstance(vae, TinyAutoencoderConfig):
             if "vae" in stages or ("decoder" in stages and not run.has("vae")):
                 raise UserError(f"The autoencoder of {run.start} is tiny, which is not trained: train without --start.")
@@ -90,14 +107,14 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
             raise UserError(f"The autoencoder of {run.start} has no 1x1 convolutions: train vae without --start.")
     if "vae" not in stages and run.has("vae"):
         vae = described(AutoencoderConfig.from_dict, run.stage("vae") / "config.json")
-    if "clip" not in stages and run.has("clip"):
+    if encoder == CLIP and "clip" not in stages and run.has("clip"):
         width = described(CLIPConfig.from_dict, run.stage("clip") / "config.json").text.hidden_size
     unet = run.recipe.unet.network if run.parts is None else run.parts.unet.config
-    if run.recipe.encoder != "" and "unet" in stages:
+    if tower is None and "unet" in stages:
         width = run.conditioner().width
         if width != unet.cross_attention_dim:
             raise UserError(
-                f"The tokens of {run.recipe.encoder} are {width} wide and the U-Net reads {unet.cross_attention_dim}: "
+                f"The tokens of {encoder} are {width} wide and the U-Net reads {unet.cross_attention_dim}: "
                 f"give unet.network.cross_attention_dim={width}."
             )
     if run.recipe.size % vae.factor != 0:
@@ -105,7 +122,7 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
     if "classifier" in stages:
         check_classifier(run.recipe.classifier.network, vae.latent_channels)
     if "unet" in stages:
-        check_fit(unet, vae.latent_channels, width)
+        check_fit(unet, vae.latent_channels, width, encoder)
 
 
 def begin(run: Run, stages: Collection[str]) -> None:
@@ -119,15 +136,15 @@ def begin(run: Run, stages: Collection[str]) -> None:
     before = recorded(run.folder)
     if before and before["size"] != run.recipe.size:
         raise UserError(f"{run.folder} holds a run of size {before['size']}: choose another --out for another size.")
+    was = json.loads(json.dumps(_recipe_in(run.folder).to_dict())) if before else {}
     for stage in stages:
         if not run.begun(stage):
             continue
         if not run.resume:
             raise UserError(f"{run.stage(stage)} was begun before: go on with --resume, or move it away.")
-        other = before.get("encoder", "") != told["encoder"] and stage == "unet"
-        if before and (other or any(before.get(key) != told[key] for key in (stage, "scenes"))):
+        if was and any(was[key] != told[key] for key in (*PARTS[stage], "scenes")):
             raise UserError(f"{run.stage(stage)} was begun with other settings: give the same, or another --out.")
-    told |= {key: value for key, value in before.items() if key in PARTS and key not in stages}
+    told |= {key: was[key] for stage, keys in PARTS.items() if was and stage not in stages for key in keys}
     told["start"] = {**before.get("start", {}), **dict.fromkeys(stages, start)}
     if run.pictures_from is not None:
         run.pictures()  # A folder without pictures is told of before anything is written.

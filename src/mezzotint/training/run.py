@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from mezzotint.conditioning.bert import LDMBertModel
 from mezzotint.conditioning.clip import CLIPConfig, CLIPModel, CLIPVisionModel
 from mezzotint.conditioning.foreign import LENGTH, load_encoder, load_tokenizer
 from mezzotint.conditioning.text import TextConditioner
@@ -29,11 +30,13 @@ from mezzotint.store.hints import StoredHints, load_hints
 from mezzotint.store.image_prompt import StoredImagePrompts, stored_in
 from mezzotint.store.load import load_parts
 from mezzotint.store.part import load_part
+from mezzotint.store.pipelines import LATENT_DIFFUSION
+from mezzotint.store.texts import load_text
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.training import workers
 from mezzotint.training.data import Folder, Pictures, StillLife
 from mezzotint.training.fit import Progress
-from mezzotint.training.recipe import Recipe
+from mezzotint.training.recipe import BERT, CLIP, Recipe
 from mezzotint.types import Request, UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import AnyAutoencoder
@@ -63,8 +66,8 @@ class Run:
     pictures_from: Path | None = None
     """A folder of captioned pictures to learn from in place of the still life."""
     start: Path | None = None
-    """A model's folder to begin from: its U-Net in place of chance weights, its autoencoder and text tower in place of
-    stages that this run has not."""
+    """A model's folder to begin from: its U-Net in place of chance weights, its autoencoder and text encoder in place
+    of stages that this run has not."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     resume: bool = False
     report: Callable[[str, Progress], None] = lambda _stage, _progress: None
@@ -114,20 +117,29 @@ class Run:
         return load_part(lambda: Autoencoder(config), folder)
 
     def conditioner(self) -> TextConditioner:
-        """The recipe's encoder, or else the text tower, found as the autoencoder is; with its tokenizer.
+        """The recipe's text encoder with its tokenizer, fixed; one that is trained here is found as the autoencoder is.
 
         Raises UserError where the encoder cannot be loaded, or the model begun from is told more than a text.
         """
-        if self.recipe.encoder != "":
+        if self.recipe.tower is None:
             tokenizer = load_tokenizer(self.recipe.encoder, LENGTH)
             return TextConditioner(tokenizer, load_encoder(self.recipe.encoder, tokenizer.pad_id))
-        if self.parts is not None and not self.has("clip"):
+        stage = {CLIP: "clip", BERT: "unet"}[self.recipe.encoder]
+        if self.parts is not None and not self.has(stage):
             conditioner = self.parts.conditioner()
             if not isinstance(conditioner, TextConditioner):
                 raise UserError(f"The U-Net of {self.start} is told a picture's size, which is not trained here.")
             return conditioner
-        folder = self.need("clip")
+        folder = self.need(stage)
+        if self.recipe.encoder == BERT:
+            return load_bert(folder)
         return TextConditioner(Tokenizer.from_folder(folder / "tokenizer"), load_clip(folder).text_encoder())
+
+    @property
+    def bert(self) -> LDMBertModel | None:
+        """The BERT of the model begun from, if it has one."""
+        text = None if self.parts is None else self.parts.text_encoder
+        return text if isinstance(text, LDMBertModel) else None
 
     def unet(self) -> UNet:
         """The trained U-Net, fixed, in float32. Raises UserError where it is not finished."""
@@ -183,6 +195,19 @@ def load_clip(folder: Path) -> CLIPModel:
     """Both towers of a finished stage, fixed, in float32."""
     config = described(CLIPConfig.from_dict, folder / "config.json")
     return load_part(lambda: CLIPModel.of_config(config), folder, stem="model")
+
+
+def bert_folders(folder: Path) -> tuple[Path, Path]:
+    """Where a U-Net's stage keeps the tokenizer and the BERT that learned with it."""
+    words, encoder = LATENT_DIFFUSION.texts[0]
+    return folder / words, folder / encoder
+
+
+def load_bert(folder: Path) -> TextConditioner:
+    """The BERT that learned with a finished stage's U-Net, fixed, in float32."""
+    return TextConditioner(
+        *load_text(bert_folders(folder), "LDMBertModel", device=torch.device("cpu"), dtype=torch.float32)
+    )
 
 
 def sample_prompts(pictures: Pictures) -> Sequence[str]:

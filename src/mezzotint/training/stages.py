@@ -32,16 +32,18 @@ from mezzotint.text.train import train_tokenizer
 from mezzotint.training import classifier as naming
 from mezzotint.training import workers
 from mezzotint.training.assemble import assemble
+from mezzotint.training.bert import first_bert, save_bert
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.fit import channels_last, fit
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts
+from mezzotint.training.recipe import BERT, CLIP
 from mezzotint.training.record import begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
 from mezzotint.training.sight import SightTask
 from mezzotint.training.truth import SceneTruth
-from mezzotint.training.unet import DenoiserTask, trained, trained_reader
+from mezzotint.training.unet import DenoiserTask, told_by, trained, trained_reader
 from mezzotint.training.vae import AutoencoderTask, standardise
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
@@ -133,11 +135,10 @@ def _corpus(pictures: Pictures) -> Iterable[str]:
 
 
 def train_unet(run: Run) -> None:
-    """The denoiser, on the latents and tokens of the stages before it, which stay as they are."""
-    recipe = run.recipe.unet
+    """The denoiser, on the latents and tokens of the stages before it, which stay as they are; a BERT learns along."""
+    recipe, with_text = run.recipe.unet, run.recipe.encoder == BERT
     codec = Codec(channels_last(run.autoencoder().to(run.device)))
-    conditioner = run.conditioner()
-    conditioner.to(run.device)
+    pictures = run.pictures()
     torch.manual_seed(recipe.fit.seed)
     if run.parts is None:
         unet, schedule = UNet(recipe.network), recipe.schedule
@@ -145,24 +146,28 @@ def train_unet(run: Run) -> None:
     else:
         unet, schedule = run.parts.unet.requires_grad_(True), run.parts.schedule
     denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
-    pictures = run.pictures()
+    conditioner = first_bert(run, _corpus(pictures)) if with_text else run.conditioner()
     task = DenoiserTask(
         denoiser,
-        conditioner,
+        conditioner.to(run.device),
         codec,
         pictures,
         caption_dropout=recipe.caption_dropout,
         segment=recipe.segment,
         focus=recipe.focus,
+        learns_text=with_text,
+        read=run.recipe.bert.read,
         cache=run.stage("unet"),
     )
     prompts = sample_prompts(pictures)
 
     def sample(network: nn.Module, seen: int) -> None:
-        denoiser = trained(network)
-        size = (run.recipe.size, run.recipe.size)
         pipe = Pipeline(
-            conditioner=conditioner, denoiser=denoiser, codec=codec, size=size, defaults=run.recipe.defaults
+            conditioner=told_by(network, conditioner),
+            denoiser=trained(network),
+            codec=codec,
+            size=(run.recipe.size, run.recipe.size),
+            defaults=run.recipe.defaults,
         )
         images = [picture.image for picture in pipe.draw([pipe.request(prompt, seed=1) for prompt in prompts])]
         target = run.stage("unet") / "samples" / f"{seen:08d}.png"
@@ -180,9 +185,11 @@ def train_unet(run: Run) -> None:
     )
     if not workers.leads():
         return
-    unet = trained(network).unet
-    save_part(unet, unet.config.to_dict(), run.stage("unet"))
+    if with_text:
+        save_bert(run, told_by(network, conditioner))
     write_json(schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
+    unet = trained(network).unet
+    save_part(unet, unet.config.to_dict(), run.stage("unet"))  # Its config.json says that the stage is finished.
 
 
 def train_classifier(run: Run) -> None:
@@ -355,7 +362,7 @@ def carry_out(run: Run, stage: str) -> Path:
         if stage == "all" and run.pictures_from is not None:
             stages = [name for name in stages if name != "classifier"]  # Nobody knows what those pictures show.
         needs = NEEDS.get(stage, ())
-        if run.recipe.encoder != "":
+        if run.recipe.encoder != CLIP:
             if stage == "clip":
                 raise UserError(f"Texts are read by {run.recipe.encoder}: there is no text tower to train.")
             stages = [name for name in stages if name != "clip"]

@@ -13,19 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.conditioning.image_prompt import PictureConditioner
-from mezzotint.conditioning.text import TextConditioner
+from mezzotint.conditioning.text import AnyTextModel, TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import scalings
 from mezzotint.training import workers
+from mezzotint.training.bert import read_back
 from mezzotint.training.cells import Cells
+from mezzotint.training.clip import ReadOut, truth_told
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts
 from mezzotint.types import Conditioning
 from mezzotint.vae.codec import Codec
+from mezzotint.world.captions import Told
 from mezzotint.world.scene import COLOURS, SHAPES
 
+NOTHING = Told("", (), "any")
+"""What a caption says that is not shown."""
 FOCUS_SIGMA, FOCUS_WIDTH = 2.0, 1.0
 """Where shapes are decided: the middle of the levels that focus is on, for latents of variance 1, and the standard
 deviation of their logarithm."""
@@ -111,12 +116,21 @@ def low_and_high(error: Tensor, spread: Tensor) -> dict[str, Tensor]:
 
 
 class _Trained(nn.Module):
-    """The denoiser, which is the model, and what it is taught with."""
+    """The denoiser and the text encoder, if that learns too, which are the model; and what they are taught with."""
 
-    def __init__(self, denoiser: Denoiser, segment: Segment | None, reader: PictureConditioner | None) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        segment: Segment | None,
+        text: AnyTextModel | None,
+        read: ReadOut | None,
+        reader: PictureConditioner | None,
+    ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.segment = segment
+        self.text = text
+        self.read = read
         self.reader = reader
 
 
@@ -133,12 +147,23 @@ def trained_reader(network: nn.Module) -> PictureConditioner:
     return network.reader
 
 
+def told_by(network: nn.Module, conditioner: TextConditioner) -> TextConditioner:
+    """The task's conditioner, around the text encoder of its network, or of that one's average, if it has one."""
+    assert isinstance(network, _Trained)
+    if network.text is None:
+        return conditioner
+    return TextConditioner(
+        conditioner.tokenizer, network.text, layer=conditioner.layer, final_norm=conditioner.final_norm
+    )
+
+
 class DenoiserTask:
     """D(x0 + sigma n, sigma, tau(y)) should be x0, at every sigma of the schedule.
 
     The error is divided by c_out, which makes it that of the network's own prediction (Karras et al. 2022, equation 8):
     for v-prediction the plain squared error of v (Salimans and Ho 2022, appendix D). Where the scenes are known, the
-    U-Net's features before its last block also name what stands where.
+    U-Net's features before its last block also name what stands where, and a text encoder that learns with it may be
+    asked what its captions say.
     """
 
     def __init__(
@@ -151,20 +176,30 @@ class DenoiserTask:
         caption_dropout: float = 0.1,
         segment: float = 0.0,
         focus: float = 0.0,
+        learns_text: bool = False,
+        read: float = 0.0,
         hints: Hints | None = None,
         prompts: PicturePrompts | None = None,
         cache: Path | None = None,
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
-        levels drawn where shapes are decided; `hints`: what lies beside the latents; `prompts`: what pictures are shown
-        as prompts; `cache`: a folder for latents.
+        levels drawn where shapes are decided; `learns_text`: whether the conditioner's text encoder is trained too;
+        `read`: the weight of reading the scene back out of its tokens, if so; `hints`: what lies beside the latents;
+        `prompts`: what pictures are shown as prompts; `cache`: a folder for latents.
         """
-        known = segment > 0 and isinstance(pictures, StillLife)
-        self.network = _Trained(denoiser, Segment(denoiser.unet) if known else None, prompts and prompts.reader)
+        known = isinstance(pictures, StillLife)
+        self.network = _Trained(
+            denoiser,
+            Segment(denoiser.unet) if known and segment > 0 else None,
+            conditioner.text_model if learns_text else None,
+            ReadOut(conditioner.width) if known and learns_text and read > 0 else None,
+            None if prompts is None else prompts.reader,
+        )
         self.network.to(next(denoiser.parameters()).device)
         self._denoiser, self._conditioner, self._pictures = denoiser, conditioner, pictures
-        self._dropout, self._segment, self._hints, self._prompts = caption_dropout, segment, hints, prompts
+        self._dropout, self._segment, self._read = caption_dropout, segment, read
+        self._hints, self._prompts = hints, prompts
         self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = denoiser.schedule.sigmas.clone()
         self._shares = level_shares(self._sigmas, focus)
@@ -175,7 +210,8 @@ class DenoiserTask:
     def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Task.loss`."""
         device = next(self._denoiser.parameters()).device
-        captions = self._pictures.captions(index, int(torch.randint(2**31, (1,), generator=generator)))
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        captions = self._pictures.captions(index, seed)
         dropped = (torch.rand(len(index), generator=generator) < self._dropout).tolist()
         spatial = None
         with torch.no_grad():
@@ -184,29 +220,33 @@ class DenoiserTask:
                     beside = self._hints(index, generator)
                 spatial = beside.spatial.to(device)
                 captions = [beside.captions.get(row, caption) for row, caption in enumerate(captions)]
-            conditioning = self._conditioner(["" if d else c for c, d in zip(captions, dropped, strict=True)])
             with torch.autocast(device.type, enabled=False):  # What is learned from stays in 32 bits.
                 x0 = self._latents(index)
+        with torch.set_grad_enabled(self.network.text is not None and torch.is_grad_enabled()):
+            tokens = self._conditioner(["" if d else c for c, d in zip(captions, dropped, strict=True)]).sequence
         sigma, spread = spread_levels(self._sigmas, self._shares, len(index), generator)
         noise = torch.randn(x0.shape, generator=generator)
         x = x0 + sigma.to(x0)[:, None, None, None] * noise
         x0, x, sigma = x0.to(device), x.to(device), sigma.to(device)
-        assert conditioning.sequence is not None
-        told = Conditioning(sequence=conditioning.sequence.detach(), spatial=spatial)
-        segment = self.network.segment
+        told = Conditioning(sequence=tokens, spatial=spatial)
         if self._prompts is not None:
-            tokens, weights = self._prompts(index, generator)
-            told = replace(told, pictures=tokens, weights=weights)
+            shown, weights = self._prompts(index, generator)
+            told = replace(told, pictures=shown, weights=weights)
+        segment, read_out = self.network.segment, self.network.read
         with _outputs_of(self._denoiser.unet.up_blocks[segment.block] if segment else None) as features:
             estimate = self._denoiser(x, sigma, told)
         _, c_out, _ = scalings(self._denoiser.schedule.prediction_type, sigma)
         error = ((estimate - x0) / c_out.to(x0)[:, None, None, None]).square().flatten(1).mean(dim=1)
-        figures = low_and_high(error, spread)
-        if segment is None or not isinstance(self._pictures, StillLife):
-            return error.mean(), figures
-        truth = (part.to(device) for part in self._pictures.cells(index, x0.shape[-1]))
-        named = segment.loss(features[0], *truth)
-        return error.mean() + self._segment * named, {**figures, "segment": named.detach()}
+        loss, figures = error.mean(), low_and_high(error, spread)
+        if segment is not None and isinstance(self._pictures, StillLife):
+            named = segment.loss(features[0], *(part.to(device) for part in self._pictures.cells(index, x0.shape[-1])))
+            loss, figures = loss + self._segment * named, {**figures, "segment": named.detach()}
+        if read_out is not None and isinstance(self._pictures, StillLife) and tokens is not None:
+            said = [NOTHING if d else t for t, d in zip(self._pictures.told(index, seed), dropped, strict=True)]
+            truth = {name: kinds.to(device) for name, kinds in truth_told(said).items()}
+            read, slots = read_back(read_out, tokens, truth)
+            loss, figures = loss + self._read * read, {**figures, "text_slots": slots}
+        return loss, figures
 
 
 @contextmanager

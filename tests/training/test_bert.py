@@ -28,9 +28,10 @@ from mezzotint.training.clip import ATTRIBUTES, ORDERS, ReadOut, truth_told
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import fit
 from mezzotint.training.fit_config import FitConfig
-from mezzotint.training.recipe import BERTRecipe, Recipe
+from mezzotint.training.recipe import Recipe
 from mezzotint.training.recipes import changed, debug
 from mezzotint.training.run import Run
+from mezzotint.training.settings import BERTRecipe
 from mezzotint.training.stages import carry_out
 from mezzotint.training.unet import DenoiserTask, told_by
 from mezzotint.types import UserError

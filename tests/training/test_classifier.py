@@ -15,9 +15,10 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.folder import Parts, load_folder, save_folder
 from mezzotint.training.classifier import ClassifierTask, counts, prior_of, trained
 from mezzotint.training.data import StillLife
-from mezzotint.training.recipe import STILL_LIFE, Recipe
+from mezzotint.training.recipe import Recipe
 from mezzotint.training.recipes import changed, debug
 from mezzotint.training.run import Run
+from mezzotint.training.settings import STILL_LIFE
 from mezzotint.training.stages import carry_out
 from mezzotint.types import UserError
 from mezzotint.vae.codec import Codec

@@ -11,8 +11,8 @@ from typing import Any, cast
 from mezzotint.conditioning.sight_config import SightConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.training.fit_config import FitConfig
-from mezzotint.training.recipe import (
-    BERT,
+from mezzotint.training.recipe import BERT, Recipe
+from mezzotint.training.settings import (
     STILL_LIFE,
     BERTRecipe,
     ClassifierRecipe,
@@ -20,7 +20,6 @@ from mezzotint.training.recipe import (
     DecoderRecipe,
     HintsRecipe,
     ImagePromptRecipe,
-    Recipe,
     SightRecipe,
     UNetRecipe,
     VAERecipe,

@@ -1,0 +1,153 @@
+"""The stages whose results are added to a model, each from and to a run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+
+from mezzotint.conditioning.hints import channels
+from mezzotint.conditioning.image_prompt import PictureConditioner, Resampler, ResamplerConfig
+from mezzotint.conditioning.sight import Sight
+from mezzotint.denoise import classifier as noisy
+from mezzotint.denoise.adapter import adapted, go_on, learned
+from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.denoise.picture_layers import PictureLayers
+from mezzotint.denoise.variants import with_modules
+from mezzotint.store.hints import save_hints
+from mezzotint.store.image_prompt import save_image_prompts
+from mezzotint.store.part import save_part
+from mezzotint.store.sight import save_sight
+from mezzotint.training import classifier as naming
+from mezzotint.training import workers
+from mezzotint.training.data import StillLife
+from mezzotint.training.fit import channels_last, fit
+from mezzotint.training.hints import Hints
+from mezzotint.training.image_prompt import PicturePrompts
+from mezzotint.training.run import Run
+from mezzotint.training.sight import SightTask
+from mezzotint.training.truth import SceneTruth
+from mezzotint.training.unet import DenoiserTask, trained, trained_reader
+from mezzotint.types import UserError
+from mezzotint.vae.codec import Codec
+
+
+def train_classifier(run: Run) -> None:
+    """What tells from a noisy latent which solids it becomes; that of a model begun from goes on from where it was."""
+    recipe = run.recipe.classifier
+    pictures = run.pictures()
+    if not isinstance(pictures, StillLife):
+        raise UserError("A classifier learns from scenes whose solids are known: train it without --data.")
+    codec = Codec(channels_last(run.autoencoder().to(run.device)))
+    schedule = run.recipe.unet.schedule if run.parts is None else run.parts.schedule
+    prior, seen = naming.prior_of(pictures, recipe.network)
+    torch.manual_seed(recipe.fit.seed)
+    if run.parts is None or run.parts.classifier is None:
+        classifier = noisy.Classifier(recipe.network)
+        noisy.init_for_training(classifier, prior)
+    else:
+        classifier = run.parts.classifier().requires_grad_(True)
+    task = naming.ClassifierTask(
+        channels_last(classifier.to(run.device)),
+        codec,
+        pictures,
+        schedule,
+        seen,
+        segment=recipe.segment,
+        focus=recipe.focus,
+        middle=recipe.middle,
+        cache=run.stage("unet" if run.has("unet") else "classifier"),  # The same latents, if they are there.
+    )
+    network = fit(task, recipe.fit, run.stage("classifier"), resume=run.resume, report=run.reporter("classifier"))
+    if workers.leads():
+        classifier = naming.trained(network)
+        save_part(classifier, classifier.config.to_dict(), run.stage("classifier"), stem=noisy.STEM)
+
+
+def train_hints(run: Run) -> None:
+    """What lies beside the latent, for a U-Net that stays as it is; a model begun from goes on from what it knows."""
+    recipe = run.recipe.hints
+    pictures = run.pictures()
+    if not isinstance(pictures, StillLife):
+        raise UserError("Hints are learned from scenes whose depth and solids are known: train them without --data.")
+    vae = run.autoencoder("decoder" if run.has("decoder") else "vae")
+    codec, conditioner = Codec(channels_last(vae.to(run.device))), run.conditioner()
+    conditioner.to(run.device)
+    base, schedule = run.denoiser()
+    torch.manual_seed(recipe.fit.seed)
+    wide = adapted(base.to(run.device), sum(channels(name) for name in recipe.names), recipe.rank)
+    if not run.has("unet") and run.parts is not None and run.parts.hints is not None:
+        if run.parts.hints.names != recipe.names:
+            known, asked = (", ".join(names) for names in (run.parts.hints.names, recipe.names))
+            raise UserError(f"{run.start} has learned {known}, and {asked} are asked for: give the same names.")
+        try:
+            go_on(wide, run.parts.hints.tensors)
+        except ValueError as error:
+            raise UserError(f"{run.start} has learned hints of another rank: give that as rank.") from error
+    truth = SceneTruth(pictures, run.folder / "data")
+    truth.render()
+    task = DenoiserTask(
+        channels_last(Denoiser(wide, schedule).to(run.device)),
+        conditioner,
+        codec,
+        pictures,
+        caption_dropout=recipe.caption_dropout,
+        focus=recipe.focus,
+        hints=Hints(recipe.names, pictures, truth, codec),
+        cache=run.stage("unet" if run.has("unet") else "hints"),
+    )
+    network = fit(task, recipe.fit, run.stage("hints"), resume=run.resume, report=run.reporter("hints"))
+    if workers.leads():
+        save_hints(recipe.names, learned(trained(network).unet), run.stage("hints"))
+
+
+def train_image_prompt(run: Run) -> None:
+    """What reads pictures as prompts, for a U-Net and an image tower that stay as they are."""
+    recipe = run.recipe.image_prompt
+    pictures = run.pictures()
+    codec, conditioner = Codec(channels_last(run.autoencoder().to(run.device))), run.conditioner()
+    conditioner.to(run.device)
+    base, schedule = run.denoiser()
+    base.to(run.device).requires_grad_(False)
+    torch.manual_seed(recipe.fit.seed)
+    tower = run.image_tower().to(run.device)
+    config = ResamplerConfig(
+        embed_dim=tower.config.hidden_size,
+        width=recipe.width,
+        output_dim=base.config.cross_attention_dim,
+        tokens=recipe.tokens,
+        layers=recipe.layers,
+        heads=recipe.heads,
+    )
+    reader = PictureConditioner(tower, Resampler(config).to(run.device))
+    unet = with_modules(base, {"pictures": PictureLayers(base)})
+    task = DenoiserTask(
+        channels_last(Denoiser(unet, schedule)),
+        conditioner,
+        codec,
+        pictures,
+        caption_dropout=recipe.caption_dropout,
+        focus=recipe.focus,
+        prompts=PicturePrompts(reader, pictures, recipe.picture_dropout),
+        cache=run.stage("unet" if run.has("unet") else "image_prompt"),
+    )
+    network = fit(task, recipe.fit, run.stage("image_prompt"), resume=run.resume, report=run.reporter("image_prompt"))
+    if workers.leads():
+        layers = trained(network).unet.pictures
+        assert layers is not None
+        save_image_prompts(trained_reader(network), layers, run.stage("image_prompt"))
+
+
+def train_sight(run: Run) -> None:
+    """What tells depth and solids from a picture."""
+    recipe = run.recipe.sight
+    pictures = run.pictures()
+    if not isinstance(pictures, StillLife):
+        raise UserError("Sight is learned from scenes whose depth and solids are known: train it without --data.")
+    torch.manual_seed(recipe.fit.seed)
+    truth = SceneTruth(pictures, run.folder / "data")
+    truth.render()
+    task = SightTask(channels_last(Sight(recipe.network).to(run.device)), pictures, truth)
+    network = fit(task, recipe.fit, run.stage("sight"), resume=run.resume, report=run.reporter("sight"))
+    if workers.leads():
+        save_sight(network, asdict(recipe.network), run.stage("sight"))

@@ -14,6 +14,7 @@ from PIL import Image
 import mezzotint
 from mezzotint.cli import main
 from mezzotint.conditioning.hints import INPAINT, Truth, channels, hints
+from mezzotint.denoise.adapter import COLUMNS
 from mezzotint.store.hints import load_hints
 from mezzotint.store.png import read_provenance
 from mezzotint.training.data import StillLife
@@ -248,12 +249,20 @@ def test_a_model_begun_from_goes_on_from_what_it_knows(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["train", "hints", "debug", "--start", str(model), "--out", str(tmp_path / "run"), "--processes", "1"]
-    for other in ("rank=3", "names=('depth',)"):
-        assert main([*asked, "images=8", other]) == 2
-        assert "give" in capsys.readouterr().err
+    assert main([*asked, "images=8", "rank=3"]) == 2
+    assert "give that as rank" in capsys.readouterr().err
     assert main([*asked, "images=8", "lr=1e-9", "ema=0"]) == 0
     before, after = load_hints(model / "hints").tensors, load_hints(tmp_path / "run" / "hints").tensors
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    # A hint more, and the others in another order: what is known of each stays with it.
+    names = ("edges", "depth", "inpaint", "silhouette")
+    told = load_hints(model / "hints").tensors_for(names)[COLUMNS].split([channels(name) for name in names], dim=1)
+    own = dict(zip(NAMES, before[COLUMNS].split([channels(name) for name in NAMES], dim=1), strict=True))
+    assert all(torch.equal(part, own[name]) for name, part in zip(names[1:], told[1:], strict=True))
+    assert not told[0].any()
+    (tmp_path / "other").mkdir()
+    other = ["train", "hints", "debug", "--start", str(model), "--out", str(tmp_path / "other"), "--processes", "1"]
+    assert main([*other, "images=8", f"names={names}"]) == 0
 
 
 def test_a_single_file_keeps_what_was_learned(

@@ -19,6 +19,8 @@ from mezzotint.denoise.unet import UNet
 from mezzotint.denoise.variants import with_modules
 
 FIRST = "conv_in"
+COLUMNS = f"{FIRST}.columns"
+"""The name of what its new channels are read by."""
 
 
 class Wider(nn.Module):
@@ -109,7 +111,7 @@ def with_learned(unet: UNet, tensors: Mapping[str, Tensor], reads: slice = slice
     RuntimeError where the tensors are of another U-Net.
     """
     weights = dict(unet.state_dict())
-    columns = tensors[f"{FIRST}.columns"][:, reads].to(weights[f"{FIRST}.weight"])
+    columns = tensors[COLUMNS][:, reads].to(weights[f"{FIRST}.weight"])
     weights[f"{FIRST}.weight"] = torch.cat([weights[f"{FIRST}.weight"], columns], dim=1)
     for name in sorted({name.rpartition(".")[0] for name in tensors} - {FIRST}):
         weight = weights[f"{name}.weight"]

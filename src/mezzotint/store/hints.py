@@ -54,6 +54,21 @@ class StoredHints:
         names = [name for name in source.entries if name.startswith(self.start)]
         return {name.removeprefix(self.start): source.tensor(name).float() for name in names}
 
+    def tensors_for(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """What was learned, for a network that reads these hints: of one that is new nothing is."""
+        import torch
+
+        from mezzotint.conditioning.hints import channels
+        from mezzotint.denoise.adapter import COLUMNS
+
+        columns = self.tensors[COLUMNS]
+        own = dict(zip(self.names, columns.split([channels(name) for name in self.names], dim=1), strict=True))
+        blank = columns[:, :1].new_zeros
+        parts = [
+            own[name] if name in own else blank(columns.shape[0], channels(name), *columns.shape[2:]) for name in names
+        ]
+        return {**self.tensors, COLUMNS: torch.cat(parts, dim=1)}
+
     def unet(self, base: UNet, name: str = "") -> UNet:
         """The U-Net that reads the hints, or the one of a name alone, of the one that they were learned for.
 

@@ -77,11 +77,8 @@ def train_hints(run: Run) -> None:
     torch.manual_seed(recipe.fit.seed)
     wide = adapted(base.to(run.device), sum(channels(name) for name in recipe.names), recipe.rank)
     if not run.has("unet") and run.parts is not None and run.parts.hints is not None:
-        if run.parts.hints.names != recipe.names:
-            known, asked = (", ".join(names) for names in (run.parts.hints.names, recipe.names))
-            raise UserError(f"{run.start} has learned {known}, and {asked} are asked for: give the same names.")
         try:
-            go_on(wide, run.parts.hints.tensors)
+            go_on(wide, run.parts.hints.tensors_for(recipe.names))
         except ValueError as error:
             raise UserError(f"{run.start} has learned hints of another rank: give that as rank.") from error
     truth = SceneTruth(pictures, run.folder / "data")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import mezzotint
 from mezzotint.cli import main
@@ -155,6 +155,22 @@ def test_labels_are_parted_by_background() -> None:
     assert (plane[2:6, 1:3] == 255).all()
     assert (plane[2:6, 3] == 0).all()
     assert (plane[2:6, 4:7] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["smooth", "lossy", "grey"])
+def test_smooth_edges_and_lossy_files_have_no_rings(kind: str) -> None:
+    large = Image.new("L", (512, 512))
+    ImageDraw.Draw(large).ellipse((120, 150, 380, 400), fill=90 if kind == "grey" else 255)
+    disc = large.resize((128, 128), Image.Resampling.LANCZOS)
+    if kind == "lossy":
+        file = BytesIO()
+        disc.save(file, "JPEG", quality=60)
+        disc = Image.open(file)
+    plane = np.asarray(hints()["silhouette"].given(disc))
+    truth = np.asarray(large.resize((128, 128), Image.Resampling.BOX)) > (45 if kind == "grey" else 127)
+    assert set(np.unique(plane)) == {0, 255}
+    assert ((plane > 0) != truth).sum() <= 20  # on the very edge, which is 200 pixels long
+    assert not np.asarray(hints()["silhouette"].given(Image.new("L", (16, 16)))).any()
 
 
 def test_hints_from_the_command_line_and_again(

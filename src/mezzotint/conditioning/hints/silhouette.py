@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image
@@ -13,9 +15,18 @@ FINER = 2
 """Places along a side that are told of every place of the latent, so that edges are known to a fraction of one."""
 
 
+SHARE = 0.002
+"""A grey stands for something from this share of the pixels on."""
+APART = 16
+"""And if it is so far from every other that does, of 255."""
+
+
 def given(picture: Image.Image) -> Image.Image:
-    """Mode L, 255 where something stands: all that is not black, and black where one label meets another."""
-    labels = np.asarray(picture)
+    """Mode L, 255 where something stands, and black where one label meets another.
+
+    What is between two greys, as at smooth edges and in lossy files, is of the nearer one.
+    """
+    labels = _nearest(np.asarray(picture))
     shape = np.where(labels > 0, 255, 0).astype(np.uint8)
     for axis in (0, 1):
         ahead = np.roll(labels, -1, axis)
@@ -23,6 +34,18 @@ def given(picture: Image.Image) -> Image.Image:
         meets[(slice(None),) * axis + (-1,)] = False
         shape[meets] = 0
     return Image.fromarray(shape)
+
+
+def _nearest(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Every pixel's label [H W]: black, or one of the greys that stand for something."""
+    counts = np.bincount(grey.ravel(), minlength=256)
+    often = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= SHARE * grey.size]
+    levels = [0]
+    for level in [*often, int(grey.max())]:
+        if min(abs(level - other) for other in levels) >= APART and (level in often or len(levels) == 1):
+            levels.append(level)
+    known = np.array(levels)
+    return known[np.abs(np.arange(256)[:, None] - known).argmin(axis=1)][grey]
 
 
 def reads(plane: Tensor, size: tuple[int, int]) -> Tensor:

@@ -54,7 +54,7 @@ class Recipe:
     """What reads texts for the U-Net: clip, the text tower of the clip stage, which stays as it is; bert, which learns
     with the U-Net; or one that the library transformers loads, a folder or a hub id, which stays as it is."""
     defaults: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 20, "guidance": 5.0, "sampler": "dpmpp-2m", "schedule": "karras"}
+        default_factory=lambda: {"steps": 20, "guidance": 4.0, "sampler": "dpmpp-2m", "schedule": "karras"}
     )
     """How the model is best drawn with."""
 

@@ -11,8 +11,8 @@ import torch
 
 from mezzotint.denoise.classifier import Classifier, init_for_training, log_likelihood
 from mezzotint.denoise.classifier_config import ClassifierConfig, Target
-from mezzotint.training.settings import STILL_LIFE
 from mezzotint.training.recipes import RECIPES, recipe_named
+from mezzotint.training.settings import STILL_LIFE
 from mezzotint.types import UserError
 from mezzotint.world.captions import plural
 from mezzotint.world.scene import COLOURS, SHAPES

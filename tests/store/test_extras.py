@@ -14,12 +14,14 @@ from mezzotint.types import Lora, Request, UserError
 
 def test_names_are_full_paths_from_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    named = Extras.named("vae", ["cat:0.5", Path("ink")], ["word"])
-    assert named == Extras.named(tmp_path / "vae", {"cat": 0.5, f"{tmp_path}/ink": (1, 1.0)}, [tmp_path / "word"])
+    named = Extras.named("vae", ["cat:0.5", Path("ink")], ["word"], "ip.bin")
+    loras = {"cat": 0.5, f"{tmp_path}/ink": (1, 1.0)}
+    assert named == Extras.named(tmp_path / "vae", loras, [tmp_path / "word"], tmp_path / "ip.bin")
     assert named.fields == {
         "vae": str(tmp_path / "vae"),
         "loras": (f"{tmp_path}/cat:0.5", f"{tmp_path}/ink:1"),
         "embeddings": (str(tmp_path / "word"),),
+        "image_adapter": str(tmp_path / "ip.bin"),
     }
     assert Extras.of(Request(**named.fields)) == named
     assert named.but(vae="", loras=[]) == Extras(embeddings=(str(tmp_path / "word"),))

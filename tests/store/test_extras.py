@@ -24,8 +24,8 @@ def test_names_are_full_paths_from_wherever_one_stands(tmp_path: Path, monkeypat
         "image_adapter": str(tmp_path / "ip.bin"),
     }
     assert Extras.of(Request(**named.fields)) == named
-    assert named.but(vae="", loras=[]) == Extras(embeddings=(str(tmp_path / "word"),))
-    assert Extras.named().fields == {"vae": "", "loras": (), "embeddings": ()}
+    assert named.but(vae="", loras=[], image_adapter="") == Extras(embeddings=(str(tmp_path / "word"),))
+    assert Extras.named().fields == {"vae": "", "loras": (), "embeddings": (), "image_adapter": ""}
 
 
 @pytest.mark.parametrize(

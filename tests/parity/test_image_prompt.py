@@ -155,3 +155,21 @@ def test_what_cannot_be_read_is_said(
     with pytest.raises(UserError, match="name the file"):
         ours.use(image_adapter=folder)
     assert ours.image_prompts is None
+
+
+@pytest.mark.parametrize("kind", ["plain", "plus"])
+def test_a_damaged_adapter_is_one_sentence(
+    model: tuple[Any, mezzotint.Pipeline], tmp_path: Path, picture: Image.Image, kind: str
+) -> None:
+    """Whatever tensor is missing or flat, and nothing is drawn without it."""
+    from safetensors.torch import load_file
+
+    _, ours = model
+    folder = written(ours, kind, tmp_path / "adapter")
+    file = folder / "ip-adapter.safetensors"
+    whole = load_file(file)
+    for name in [name for name in whole if name.startswith("image_proj.") and ".1." not in name]:
+        for instead in ({}, {name: torch.zeros(3)}, {name: torch.zeros(())}):
+            save_file({**{other: tensor for other, tensor in whole.items() if other != name}, **instead}, file)
+            with pytest.raises(UserError):
+                ours.use(image_adapter=file)(PROMPT, steps=1, image_prompt=picture)

@@ -24,7 +24,19 @@ ABOUT = (
     "judge: train the judge anew on real scenes and measure it."
 )
 FLAGS = {
-    "obedience": ("model", "n", "seed", "categories", "conditioner", "steps", "guidance", "sampler", "out", "device"),
+    "obedience": (
+        "model",
+        "n",
+        "seed",
+        "categories",
+        "conditioner",
+        "steps",
+        "guidance",
+        "sampler",
+        "schedule",
+        "out",
+        "device",
+    ),
     "vae": ("model", "n", "seed", "device"),
     "judge": ("out", "images"),
 }
@@ -60,6 +72,8 @@ class Options:
     """Guidance; by default the model's own. (obedience)"""
     sampler: str | None = None
     """Sampler; by default the model's own. (obedience)"""
+    schedule: str | None = None
+    """Schedule; by default the model's own. (obedience)"""
     out: Path | None = None
     """A folder for a sheet of every category or conditioner, NAME.png, and its verdicts, NAME.jsonl (obedience); for
     judge, where it is written, by default runs/judge."""
@@ -98,7 +112,9 @@ class Options:
     @property
     def changes(self) -> dict[str, Any]:
         """The fields of requests that stand in for the model's own."""
-        given = {"steps": self.steps, "guidance": self.guidance, "sampler": self.sampler}
+        given = {
+            "steps": self.steps, "guidance": self.guidance, "sampler": self.sampler, "schedule": self.schedule
+        }  # fmt: skip
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -44,6 +44,8 @@ IN_FILE = f"{OWN}{IMAGE_PROMPT}."
 """What the names of all begin with in a single file of ours."""
 PLAIN, PLUS = f"{PROJECTION}proj.weight", f"{PROJECTION}latents"
 """The tensors by which the two kinds that are read are told."""
+PROJ_IN = f"{PROJECTION}proj_in.weight"
+"""What reads the image encoder's tokens in the second."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,13 @@ class StoredImagePrompts:
         )
 
         def projection() -> Projection | Resampler:
-            if "latents" in shapes:
-                return Resampler(ResamplerConfig.of(shapes))
-            width = shapes["norm.weight"][0]
-            return Projection(shapes["proj.weight"][1], width, shapes["proj.weight"][0] // width)
+            try:
+                if "latents" in shapes:
+                    return Resampler(ResamplerConfig.of(shapes))
+                (width,), (numbers, read) = shapes["norm.weight"], shapes["proj.weight"]
+                return Projection(read, width, numbers // width)
+            except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+                raise UserError(f"{self.file} has an image_proj that is not whole: get it again.") from error
 
         where, kind = torch.device(device), torch.float32 if dtype is None else dtype
         tower = build(
@@ -173,7 +178,7 @@ def find_image_prompts(path: Path) -> StoredImagePrompts:
         raise UserError(f"There is no image adapter {path}: give a file of IP-Adapter, or its folder.")
     header = adapter_header(path)
     plain = PLAIN in header.tensors
-    width = header.tensors[PLAIN if plain else f"{PROJECTION}proj_in.weight"].shape[-1]
+    width = header.tensors[PLAIN if plain else PROJ_IN].shape[1]
     homes = (path.parent, path.parent.parent, path.parent.parent / "models")
     for folder in (home / ENCODER for home in homes):
         if (folder / "config.json").is_file():
@@ -208,8 +213,9 @@ def adapter_header(path: Path) -> Header:
         raise UserError(f"{path} is no image adapter: its tensors are {first}.")
     if PLUS not in names and PLAIN not in names:
         raise UserError(f"{path} is an adapter for faces, which is not read here: give a plain one or a plus.")
-    if PLUS in names and f"{PROJECTION}proj_in.weight" not in names:
-        raise UserError(f"{path} lacks the tensor {PROJECTION}proj_in.weight: get it again.")
+    first = PROJ_IN if PLUS in names else PLAIN
+    if first not in names or len(names[first].shape) != 2:
+        raise UserError(f"{path} has no matrix {first}: get it again.")
     return header
 
 

@@ -13,8 +13,6 @@ from mezzotint.conditioning.hints.base import Hint
 
 FINER = 2
 """Places along a side that are told of every place of the latent, so that edges are known to a fraction of one."""
-
-
 SHARE = 0.002
 """A grey stands for something from this share of the pixels on."""
 APART = 16
@@ -41,9 +39,11 @@ def _nearest(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dt
     counts = np.bincount(grey.ravel(), minlength=256)
     often = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= SHARE * grey.size]
     levels = [0]
-    for level in [*often, int(grey.max())]:
-        if min(abs(level - other) for other in levels) >= APART and (level in often or len(levels) == 1):
+    for level in often:
+        if all(abs(level - other) >= APART for other in levels):
             levels.append(level)
+    if len(levels) == 1 and grey.max() >= APART:  # What is there is very small.
+        levels.append(int(grey.max()))
     known = np.array(levels)
     return known[np.abs(np.arange(256)[:, None] - known).argmin(axis=1)][grey]
 

@@ -184,6 +184,7 @@ def test_a_judge_is_trained_and_measured(here: Path, capsys: pytest.CaptureFixtu
         (["obedience", "--model", "tiny", "--steps", "0"], "steps"),
         (["obedience", "--model", "tiny", "--guidance", "-1"], "guidance"),
         (["obedience", "--model", "tiny", "--sampler", "eular"], "eular"),
+        (["obedience", "--model", "tiny", "--schedule", "kerras"], "kerras"),
         (["obedience", "--model", "tiny", "--sampler", "eular", "--out", "new/album"], "eular"),
         (["obedience", "--model", "tiny", "--steps", "1001", "--out", "new/album"], "steps"),
         (["obedience", "--images", "9"], "--images is for judge"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,10 @@ def test_the_same_chance_tells_the_same(pictures: StillLife, truth: SceneTruth, 
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(debug_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The debug recipe's model with its hints, a little trained."""
-    run = tmp_path_factory.mktemp("runs") / "x"
+    run = shutil.copytree(debug_run, tmp_path_factory.mktemp("runs") / "x")
     settings = ["--out", str(run), "--processes", "1"]
-    assert main(["train", "all", "debug", *settings]) == 0
     assert main(["train", "hints", "debug", "images=64", "lr=1e-2", *settings]) == 0
     assert main(["train", "assemble", "debug", *settings]) == 0
     return run / "model"
@@ -293,8 +293,6 @@ def test_a_single_file_keeps_what_was_learned(
 
 
 def test_damaged_weights_are_told_when_they_are_asked_for(model: Path, tmp_path: Path, shape: Image.Image) -> None:
-    import shutil
-
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     file = copy / "hints" / "model.safetensors"

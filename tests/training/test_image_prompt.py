@@ -23,19 +23,13 @@ SIZE, PROMPT = 32, "a red ball"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "x"
-    assert main(["train", "all", "debug", "--out", str(run), "--processes", "1"]) == 0
-    return run
-
-
-@pytest.fixture(scope="module")
-def model(base: Path) -> Path:
+def model(debug_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The debug recipe's model, a little taught to read pictures."""
-    settings = ["--out", str(base), "--processes", "1"]
+    run = shutil.copytree(debug_run, tmp_path_factory.mktemp("runs") / "x")
+    settings = ["--out", str(run), "--processes", "1"]
     assert main(["train", "image_prompt", "debug", "images=96", "lr=2e-2", "ema=0", *settings]) == 0
     assert main(["train", "assemble", "debug", *settings]) == 0
-    return base / "model"
+    return run / "model"
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +114,10 @@ def test_a_single_file_keeps_it(
     assert inspect(file)["unused_keys"] == []
 
 
-def test_an_image_tower_for_a_model_that_has_none(base: Path, tmp_path: Path) -> None:
+def test_an_image_tower_for_a_model_that_has_none(debug_run: Path, tmp_path: Path) -> None:
     """The text tower stays what it is; then pictures are learned to be read, and the model is what it was beside."""
     start, run = tmp_path / "start", tmp_path / "run"
-    shutil.copytree(base / "model", start, ignore=shutil.ignore_patterns("image_prompt"))
+    shutil.copytree(debug_run / "model", start)
     settings = ["--out", str(run), "--start", str(start), "--processes", "1"]
     assert main(["train", "image_prompt", "debug", *settings]) == 2
     assert main(["train", "clip", "debug", *settings]) == 0

@@ -24,7 +24,8 @@ from PIL import Image
 import mezzotint
 from mezzotint import Pipeline
 from mezzotint.evaluate.judge import Found, Judge, load_judge
-from mezzotint.evaluate.obedience import interval, pixels_of
+from mezzotint.evaluate.obedience import pixels_of
+from mezzotint.evaluate.scores import interval
 from mezzotint.world.captions import plural
 from mezzotint.world.scene import COLOURS, HELD_OUT_PAIRS, SHAPES
 from mezzotint.world.sheet import Sheet

@@ -24,8 +24,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from mezzotint.evaluate.judge import Judge, load_judge
-from mezzotint.evaluate.obedience import interval, judge_pictures
+from mezzotint.evaluate.obedience import judge_pictures
 from mezzotint.evaluate.prompts import CATEGORIES
+from mezzotint.evaluate.scores import interval
 from mezzotint.pipeline import Pipeline
 from mezzotint.sampling.guides import GUIDES, chosen
 from mezzotint.types import UserError

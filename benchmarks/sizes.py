@@ -19,7 +19,8 @@ from typing import Any
 
 from mezzotint import Pipeline, load
 from mezzotint.evaluate.judge import Judge, load_judge
-from mezzotint.evaluate.obedience import Verdict, interval, judge_pictures
+from mezzotint.evaluate.obedience import Verdict, judge_pictures
+from mezzotint.evaluate.scores import interval
 from mezzotint.types import UPSCALES
 from mezzotint.world.sheet import tiled
 

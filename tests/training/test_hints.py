@@ -266,7 +266,7 @@ def test_a_model_begun_from_goes_on_from_what_it_knows(
 ) -> None:
     asked = ["train", "hints", "debug", "--start", str(model), "--out", str(tmp_path / "run"), "--processes", "1"]
     assert main([*asked, "images=8", "rank=3"]) == 2
-    assert "give that as rank" in capsys.readouterr().err
+    assert "are of another U-Net or rank" in capsys.readouterr().err
     assert main([*asked, "images=8", "lr=1e-9", "ema=0"]) == 0
     before, after = load_hints(model / "hints").tensors, load_hints(tmp_path / "run" / "hints").tensors
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
@@ -279,6 +279,27 @@ def test_a_model_begun_from_goes_on_from_what_it_knows(
     (tmp_path / "other").mkdir()
     other = ["train", "hints", "debug", "--start", str(model), "--out", str(tmp_path / "other"), "--processes", "1"]
     assert main([*other, "images=8", f"names={names}"]) == 0
+
+
+def test_a_unet_is_widened_and_its_hints_with_it(
+    model: Path, shape: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["debug", "--start", str(model), "--out", str(tmp_path / "run"), "--processes", "1"]
+    assert main(["train", "unet", *asked, "images=8", "widths=[64,64]"]) == 2
+    assert "keeps its 32" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "unet").exists()
+    assert main(["train", "all", "debug", "--out", str(tmp_path / "run"), "unet.widths=[64,32]"]) == 2
+    assert "give --start" in capsys.readouterr().err
+    assert main(["train", "unet", *asked, "images=8", "lr=1e-9", "widths=[64,32]"]) == 0
+    assert main(["train", "hints", *asked, "images=8", "lr=1e-9", "ema=0"]) == 0
+    assert main(["train", "assemble", *asked]) == 0
+    before, after = (mezzotint.load(path) for path in (model, tmp_path / "run" / "model"))
+    assert after.denoiser.unet.config.block_out_channels == (64, 32)
+    known, kept = load_hints(model / "hints").tensors, load_hints(tmp_path / "run" / "hints").tensors
+    name = "mid_block.resnets.0.conv1.up"
+    assert torch.equal(known[name], kept[name])
+    for pipe in (before, after):
+        assert pipe(PROMPT, seed=1, silhouette=shape).tobytes() != pipe(PROMPT, seed=1).tobytes()
 
 
 def test_a_single_file_keeps_what_was_learned(

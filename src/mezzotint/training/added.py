@@ -14,6 +14,7 @@ from mezzotint.denoise.adapter import adapted, go_on, learned
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.picture_layers import PictureLayers
 from mezzotint.denoise.variants import with_modules
+from mezzotint.denoise.wider import Widening
 from mezzotint.store.hints import save_hints
 from mezzotint.store.image_prompt import save_image_prompts
 from mezzotint.store.part import save_part
@@ -76,11 +77,16 @@ def train_hints(run: Run) -> None:
     base, schedule = run.denoiser()
     torch.manual_seed(recipe.fit.seed)
     wide = adapted(base.to(run.device), sum(channels(name) for name in recipe.names), recipe.rank)
-    if not run.has("unet") and run.parts is not None and run.parts.hints is not None:
+    if run.parts is not None and run.parts.hints is not None:
+        known, widths = run.parts.hints.tensors_for(recipe.names), base.config.block_out_channels
+        if widths != run.parts.unet.config.block_out_channels:
+            known = Widening(run.parts.unet.config, widths).learned(known)
         try:
-            go_on(wide, run.parts.hints.tensors_for(recipe.names))
+            go_on(wide, known)
         except ValueError as error:
-            raise UserError(f"{run.start} has learned hints of another rank: give that as rank.") from error
+            raise UserError(
+                f"The hints of {run.start} are of another U-Net or rank: give their rank, or leave --start out."
+            ) from error
     truth = SceneTruth(pictures, run.folder / "data")
     truth.render()
     task = DenoiserTask(

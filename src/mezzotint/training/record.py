@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.conditioning.clip_config import CLIPConfig
+from mezzotint.denoise.wider import Widening
 from mezzotint.store.beside import file_beside
 from mezzotint.store.facts import read_json, write_json
 from mezzotint.store.folder import described
@@ -122,6 +123,10 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
     if "classifier" in stages:
         check_classifier(run.recipe.classifier.network, vae.latent_channels)
     if "unet" in stages:
+        if run.recipe.unet.widths:
+            if run.parts is None:
+                raise UserError("widths is of a model begun from: give --start, or the network's block_out_channels.")
+            Widening(unet, run.recipe.unet.widths)
         check_fit(unet, vae.latent_channels, width, encoder)
 
 

@@ -122,6 +122,8 @@ class UNetRecipe:
     """Weight of naming what stands where from the U-Net's features, against the denoising error."""
     focus: float = 0.85
     """Share of pictures whose noise level is drawn where shapes are decided, the others' evenly over the schedule."""
+    widths: tuple[int, ...] = ()
+    """What the U-Net of a model begun from is widened to (`denoise.wider`), finest first; empty leaves it as it is."""
     fit: FitConfig
 
     def __post_init__(self) -> None:

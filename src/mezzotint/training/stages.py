@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet, init_for_training
+from mezzotint.denoise.wider import Widening
 from mezzotint.pipeline import Pipeline
 from mezzotint.store.facts import write_json
 from mezzotint.store.part import save_part
@@ -129,7 +130,11 @@ def train_unet(run: Run) -> None:
         unet, schedule = UNet(recipe.network), recipe.schedule
         init_for_training(unet)
     else:
-        unet, schedule = run.parts.unet.requires_grad_(True), run.parts.schedule
+        unet, schedule = run.parts.unet, run.parts.schedule
+        if recipe.widths:
+            chance = torch.Generator().manual_seed(recipe.fit.seed)
+            unet = Widening(unet.config, recipe.widths).unet(unet, chance)
+        unet.requires_grad_(True)
     denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
     conditioner = first_bert(run, _corpus(pictures)) if with_text else run.conditioner()
     task = DenoiserTask(

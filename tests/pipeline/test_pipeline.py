@@ -240,13 +240,14 @@ def test_parts_from_disk_make_a_pipeline(tiny_parts):
     assert pipe.size == tiny_parts.facts.sizes[0]
 
 
-def test_a_models_schedule_is_for_its_sampler(pipe):
-    """So that `sampler="ddim"` lies where the model was trained, as in diffusers."""
-    own = {"sampler": "dpmpp-2m", "schedule": "karras", "steps": 3}
+def test_a_models_schedule_and_guides_are_for_its_sampler(pipe):
+    """So that `sampler="ddim"` lies where the model was trained and is guided everywhere, as in diffusers."""
+    own = {"sampler": "dpmpp-2m", "schedule": "karras", "guide": ["interval:1:9"], "steps": 3}
     other = Pipeline(conditioner=pipe.conditioner, denoiser=pipe.denoiser, codec=pipe.codec, defaults=own)
     asked = [{}, {"sampler": "dpmpp-2m"}, {"sampler": "ddim"}, {"sampler": "ddim", "schedule": "exponential"}]
     requests = [other.request("a cube", **fields) for fields in asked]
     assert [request.schedule for request in requests] == ["karras", "karras", "", "exponential"]
+    assert [len(request.guide) for request in requests] == [1, 1, 0, 0]
     assert {request.steps for request in requests} == {3}
     facts = Facts(defaults=own)
     assert requests == [facts.request(prompt="a cube", **fields) for fields in asked]

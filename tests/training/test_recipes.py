@@ -146,6 +146,7 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("defaults={'stepz': 3}", "'stepz'"),
         ("defaults={'steps': 'many'}", "steps"),
         ("defaults={'steps': 1000, 'sampler': 'eulr'}", "eulr"),
+        ("defaults={'guide': ['intervall:1:9']}", "intervall"),
         ("defaults={[]: 1}", "must be a value such as"),
     ],
 )

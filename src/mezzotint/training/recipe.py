@@ -11,6 +11,7 @@ from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.noise.spacing import Spacing
+from mezzotint.sampling.guides import chosen
 from mezzotint.sampling.samplers import sampler_named
 from mezzotint.store.facts import Facts
 from mezzotint.text.tokenizer import byte_alphabet
@@ -154,6 +155,7 @@ def _check_latents(vae: AutoencoderConfig) -> None:
 def _check_defaults(defaults: dict[str, Any], schedule: NoiseSchedule) -> None:
     request = Facts(defaults=defaults).request()
     sampler_named(request.sampler)
+    chosen(request.guide)
     spacing = Spacing.parse(request.schedule)
     spacing.walk(spacing.table(schedule), request.steps, ddim=request.sampler == "ddim")
 

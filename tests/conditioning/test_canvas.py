@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from mezzotint.conditioning import canvas
@@ -53,36 +54,45 @@ def test_filling_takes_the_colours_around_and_leaves_the_rest() -> None:
     assert torch.equal(canvas.filled(damaged, torch.ones_like(mask)), damaged)  # Nothing is around.
 
 
-def test_what_is_drawn_is_opaque_inside_and_not_seen_outside() -> None:
-    mask = torch.zeros(1, 1, 32, 32)
-    mask[..., 8:32, 8:24] = 1
-    found = canvas.opacity(mask, 4)
-    assert torch.equal(found[mask == 0], torch.zeros_like(found[mask == 0]))
-    row = found[0, 0, 20, 8:16]
-    assert torch.allclose(row, torch.tensor([0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]))
-    assert found[0, 0, 31, 16] == 1  # The picture's own border is no edge.
-
-
-@pytest.mark.parametrize("width", [1, 2, 3, 5])
-def test_a_narrow_part_is_opaque_along_its_middle(width: int) -> None:
-    mask = torch.zeros(1, 1, 32, 32)
-    mask[..., 10 : 10 + width] = 1
-    assert canvas.opacity(mask, 4).amax() == 1
-
-
-def test_a_soft_mask_is_never_more_opaque_than_it_is() -> None:
-    mask = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert (canvas.opacity(mask, 4) <= mask).all()
-
-
-def test_pasting_keeps_every_bit_outside() -> None:
+@pytest.mark.parametrize("mask", ["hard", "soft"])
+def test_pasting_keeps_every_bit_outside(mask: str) -> None:
     whole, drawn = squares(20, 10), Image.new("RGB", (12, 6), "blue")
-    alpha = Image.new("L", (20, 10))
-    alpha.paste(255, (4, 2, 8, 6))
-    found = np.asarray(canvas.pasted(drawn, whole, alpha, (2, 1, 14, 7)))
-    inside = np.asarray(alpha) > 0
+    where = Image.new("L", (20, 10))
+    where.paste(255 if mask == "hard" else 90, (4, 2, 8, 6))
+    found = np.asarray(canvas.pasted(drawn, whole, where, (2, 1, 14, 7), 4))
+    inside = np.asarray(where) > 0
     assert np.array_equal(found[~inside], np.asarray(whole)[~inside])
-    assert (found[inside] == (0, 0, 255)).all()
+    assert not np.array_equal(found[inside], np.asarray(whole)[inside])
+
+
+def test_a_canvas_that_is_all_drawn_anew_is_what_was_drawn() -> None:
+    whole, drawn = squares(20, 10), Image.effect_noise((20, 10), 90).convert("RGB")
+    found = canvas.pasted(drawn, whole, Image.new("L", (20, 10), 255), (0, 0, 20, 10), 4)
+    assert found.tobytes() == drawn.tobytes()
+
+
+def test_pasting_leaves_no_seam_and_the_middle_as_it_was_drawn() -> None:
+    """A drawing that is darker all over meets its canvas at the edge, and is itself inside."""
+    whole, drawn = Image.new("RGB", (64, 64), (120, 130, 140)), Image.new("RGB", (64, 64), (90, 100, 110))
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 64))  # The lower border is no edge.
+    found = np.asarray(canvas.pasted(drawn, whole, mask, (0, 0, 64, 64), 8)).astype(int)
+    across = found[48, :, 0]
+    assert across[15] - across[16] < 5
+    assert (np.diff(across[15:25]) < 0).all()
+    assert (found[24:, 24:40] == (90, 100, 110)).all()
+
+
+def test_a_membrane_is_what_is_fixed_and_the_mean_of_its_neighbours_elsewhere() -> None:
+    chance = torch.Generator().manual_seed(0)
+    fixed = torch.rand(1, 3, 20, 24, generator=chance) - 0.5
+    free = (torch.rand(1, 1, 20, 24, generator=chance) < 0.7).float()
+    values = canvas.membrane(fixed, free)
+    assert torch.equal(values * (1 - free), fixed * (1 - free))
+    around = F.pad(values, (1, 1, 1, 1), mode="replicate")  # No slope across the picture's border.
+    laplace = F.conv2d(around, torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).expand(3, 1, 3, 3), groups=3)
+    assert (laplace * free).abs().max() < 1e-4
+    assert not canvas.membrane(fixed, torch.ones_like(free)).any()
 
 
 def test_a_place_of_the_latent_is_drawn_where_any_pixel_is() -> None:

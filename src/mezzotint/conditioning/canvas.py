@@ -19,6 +19,8 @@ from mezzotint.types import UserError
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, as `PIL.Image.Image.crop` takes them."""
+PRECISE, MOST_ROUNDS = 1e-4, 200
+"""How nearly a `membrane` solves its equation, and how often at most it is bettered."""
 
 
 def fitted(picture: Image.Image, size: Size, resize: str) -> Image.Image:
@@ -97,34 +99,52 @@ def _pulled(total: Tensor, weight: Tensor, pixels: Tensor) -> Tensor:
     return torch.where(weight > 0, colours, smooth)
 
 
-def opacity(mask: Tensor, reach: int) -> Tensor:
-    """How much of what was drawn is shown, [1 1 H W] from 0 to 1: at most the mask, and rising inward from its edge.
+def pasted(drawn: Image.Image, canvas: Image.Image, mask: Image.Image, box: Box, reach: int) -> Image.Image:
+    """The canvas with what was drawn in its box, as opaque as the mask (of the canvas's size) says, without a seam.
 
-    It rises over `reach` pixels, fewer in parts that are narrow, so that every part's middle is opaque; the picture's
-    own border is no edge. Where the mask is 0 it is 0.
-    """
-    inside = (mask > 0).float()
-    layers = [inside]
-    while len(layers) < 2 * reach:
-        inner = 1 - F.max_pool2d(1 - layers[-1], 3, 1, 1)
-        layers.append(inner)
-    depth = torch.stack(layers).sum(dim=0)
-    # Half the depth of the deepest place near by, so that a narrow part is opaque along its middle.
-    deepest = F.max_pool2d(depth, 4 * reach + 1, 1, 2 * reach)
-    return mask * (depth / (deepest / 2).clamp(min=1.0, max=float(reach))).clamp(max=1.0)
-
-
-def pasted(drawn: Image.Image, canvas: Image.Image, alpha: Image.Image, box: Box) -> Image.Image:
-    """The canvas with what was drawn in its box, as opaque as alpha (mode L, of the canvas's size) says.
-
-    Where alpha is 0 the canvas stays to the last bit.
+    Where the mask is 0 the canvas stays to the last bit, and more than `reach` pixels inside it what was drawn does.
+    Between them what was drawn is shifted by a `membrane` of what it differs by from the canvas along the mask's edge.
     """
     size = (box[2] - box[0], box[3] - box[1])
     if drawn.size != size:
         drawn = drawn.resize(size, Image.Resampling.LANCZOS)
+    mask = mask.crop(box)
+    before, after, outside = to_pixels(canvas.crop(box)), to_pixels(drawn), (to_plane(mask) == 0).float()
+    near = F.max_pool2d(outside, 2 * reach + 1, 1, reach)  # The picture's border is no edge.
+    after = after + membrane((before - after) * outside, near - outside)
+    levels = after.add(1).mul(127.5).round().clamp(0, 255).byte()
     whole = canvas.copy()
-    whole.paste(Image.composite(drawn, canvas.crop(box), alpha.crop(box)), box[:2])
+    seamless = Image.fromarray(levels[0].permute(1, 2, 0).numpy())
+    whole.paste(Image.composite(seamless, canvas.crop(box), mask), box[:2])
     return whole
+
+
+def membrane(fixed: Tensor, free: Tensor) -> Tensor:
+    """Values [1 C H W] that are `fixed` where `free` [1 1 H W] is 0, and where it is 1 the mean of their neighbours.
+
+    Added to what is pasted it is the solution of Poisson's equation whose gradient is nearest to that of what is pasted
+    (Perez et al. 2003, Poisson Image Editing, section 2). Nothing flows across the picture's border. By conjugate
+    gradients, to within about a tenth of a level of 255.
+    """
+    count = _neighbours(torch.ones_like(free))
+    values = torch.where(free == 0, fixed, 0.0)
+    left = free * _neighbours(values)
+    ahead, energy = left, left.square().sum()
+    for _ in range(MOST_ROUNDS):
+        if left.abs().max() < PRECISE:
+            break
+        image = free * (count * ahead - _neighbours(ahead))
+        step = energy / (ahead * image).sum()
+        values, left = values + step * ahead, left - step * image
+        now = left.square().sum()
+        ahead, energy = left + now / energy * ahead, now
+    return values
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """The sum of every pixel's four neighbours, [1 C H W]; beyond the border is 0."""
+    sides = F.pad(values, (1, 1, 1, 1))
+    return sides[..., :-2, 1:-1] + sides[..., 2:, 1:-1] + sides[..., 1:-1, :-2] + sides[..., 1:-1, 2:]
 
 
 def latent_mask(mask: Tensor, factor: int) -> Tensor:

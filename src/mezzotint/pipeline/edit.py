@@ -26,10 +26,12 @@ class Back:
     """How what was drawn goes back into the picture."""
 
     canvas: Image.Image
-    alpha: Image.Image
+    mask: Image.Image
     """Of the canvas's size: 0 where it stays, 255 where only what was drawn is seen."""
     box: Box
     """Where in the canvas it was drawn."""
+    reach: int
+    """Pixels over which what was drawn is fitted to the canvas."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Edit:
     def finish(self, whole: Image.Image) -> Image.Image:
         """The finished picture, of what was drawn."""
         cut = whole if self.drawn.box == (0, 0, *whole.size) else whole.crop(self.drawn.box)
-        return cut if self.back is None else canvas.pasted(cut, self.back.canvas, self.back.alpha, self.back.box)
+        if self.back is None:
+            return cut
+        return canvas.pasted(cut, self.back.canvas, self.back.mask, self.back.box, self.back.reach)
 
 
 def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -> Edit:
@@ -78,7 +82,7 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
         mask = canvas.fitted(mask, size, request.resize)
         box = canvas.boxed(mask, request.only_masked or 0)
         box = (0, 0, *size) if request.only_masked is None else box
-        back = Back(image, _alpha(mask, max(1, factor // 2)), box)
+        back = Back(image, mask, box, max(1, factor // 2))
     box = (0, 0, *size) if back is None else back.box
     part = (box[2] - box[0], box[3] - box[1])
     if part != size:
@@ -136,12 +140,6 @@ def _plane(request: Request, name: str, file: str, image: Image.Image | None) ->
         return hint.given(Image.fromarray(seen[0, 0].float().numpy(), mode="F"))
     picture = pictures.READERS[hint.kind](file)
     return hint.given(canvas.disparity(picture, request.depth_kind) if hint.kind == "depth" else picture)
-
-
-def _alpha(mask: Image.Image, reach: int) -> Image.Image:
-    """Mode L, of a mask in mode L."""
-    opaque = canvas.opacity(canvas.to_plane(mask), reach)
-    return Image.fromarray(opaque[0, 0].mul(255).round().byte().numpy())
 
 
 def _placed(picture: Image.Image, box: Box, part: Size, drawn: sizes.Drawn) -> Image.Image:

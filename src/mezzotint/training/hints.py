@@ -24,7 +24,8 @@ ALONE = 0.6
 AROUND = 0.7
 """Share of masks that lie around one solid or several; the others lie anywhere."""
 PARTIAL = 0.8
-"""How often such a picture's caption tells of the solids inside the mask alone, as people do who fill in a hole."""
+"""How often a masked picture's caption tells of the solids inside the mask alone, as people do who fill in a hole; it is
+empty then where none is."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,19 @@ class Hints:
                 chosen = chooser.sample(range(len(solids)), chooser.randint(1, len(solids)))
                 for number in chosen:
                     _around(masks[row, 0], boxes[row, number].tolist(), chooser)
-                if chooser.random() < PARTIAL:
-                    inside = replace(scene, solids=tuple(solids[number] for number in chosen))
-                    captions[row] = tell(inside, chooser).text
             else:
                 _anywhere(masks[row, 0], chooser)
+                chosen = [number for number in range(len(solids)) if _holds(masks[row, 0], boxes[row, number].tolist())]
+            if chooser.random() < PARTIAL:
+                inside = replace(scene, solids=tuple(solids[number] for number in chosen))
+                captions[row] = tell(inside, chooser).text if chosen else ""
         return masks, captions
+
+
+def _holds(mask: Tensor, box: Sequence[float]) -> bool:
+    """Whether the middle of a box, given in shares of the side, is inside a mask [H W]."""
+    left, top, right, bottom = (min(int(value * len(mask)), len(mask) - 1) for value in box)
+    return bool(mask[(top + bottom) // 2, (left + right) // 2] > 0)
 
 
 def _around(mask: Tensor, box: Sequence[float], chooser: random.Random) -> None:

@@ -24,8 +24,8 @@ ALONE = 0.6
 AROUND = 0.7
 """Share of masks that lie around one solid or several; the others lie anywhere."""
 PARTIAL = 0.8
-"""How often a masked picture's caption tells of the solids inside the mask alone, as people do who fill in a hole; it is
-empty then where none is."""
+"""How often a masked picture's caption tells of the solids inside the mask alone, as people do who fill in a hole; it
+is empty where there are none."""
 
 
 @dataclass(frozen=True)

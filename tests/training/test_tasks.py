@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,8 +33,9 @@ from mezzotint.training.clip import (
     truth_told,
 )
 from mezzotint.training.data import StillLife
+from mezzotint.training.decoder import DecoderTask, Redraw, windows
 from mezzotint.training.unet import DenoiserTask, LatentCache, Segment, level_shares, trained
-from mezzotint.training.vae import AutoencoderTask, psnr, random_crops, reconstruction_loss, standardise
+from mezzotint.training.vae import AutoencoderTask, psnr, random_crops, reconstruction_loss, row_errors, standardise
 from mezzotint.types import Conditioning, UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec
@@ -250,13 +252,74 @@ def test_an_autoencoder_without_its_small_convolutions():
         standardise(Autoencoder(config), Squares())
 
 
-def test_the_decoder_alone_learns_when_told_so(autoencoder: Autoencoder):
-    task = AutoencoderTask(autoencoder, Squares(), 16, decoder_only=True)
+def test_the_decoder_alone_learns(autoencoder: Autoencoder):
+    task = DecoderTask(Codec(autoencoder), Squares(), 16)
+    before = {name: value.clone() for name, value in autoencoder.state_dict().items()}
     loss, figures = task.loss(torch.arange(4), torch.Generator().manual_seed(0))
     loss.backward()
     learning = {name.split(".")[0] for name, p in autoencoder.named_parameters() if p.grad is not None}
     assert learning == {"decoder", "post_quant_conv"}
     assert set(figures) == {"psnr"}
+    with torch.no_grad():
+        drawn = autoencoder.decode(autoencoder.encode(Squares().all[:4]).mean)
+    # Nothing is redrawn: the loss is that of autoencoders, but for latents that are kept in 16 bits.
+    assert float(loss.detach()) == pytest.approx(float(reconstruction_loss(drawn, Squares().all[:4])), rel=1e-2)
+    assert all(torch.equal(before[name], value) for name, value in autoencoder.state_dict().items())
+
+
+def test_an_exact_denoiser_redraws_what_was_noised(tiny_parts: Parts):
+    """One that tells x0 apart from the noise at once comes back to it, whatever the noise."""
+    x0 = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+    sigmas: list[Tensor] = []
+
+    class Exact:
+        def project(self, conditioning: Conditioning) -> None: ...
+
+        def __call__(self, x: Tensor, sigma: Tensor, *_: object) -> Tensor:
+            sigmas.append(sigma)
+            return x0
+
+    redraw = Redraw(Exact(), Reader(), Squares())  # pyright: ignore[reportArgumentType]
+    drawn, top = redraw(torch.arange(6), x0, torch.Generator().manual_seed(2))
+    assert torch.allclose(drawn, x0, atol=1e-5)
+    assert torch.equal(sigmas[0], top)
+    assert ((top >= 0.3) & (top <= 6)).all()
+    assert len(set(top.tolist())) == 6
+    assert all((after < before).all() for before, after in pairwise(sigmas))
+
+
+def test_redrawn_latents_count_less_the_further_they_were_noised(autoencoder: Autoencoder):
+    class Far:
+        """Redraws nothing, and says that it noised to sigma 3."""
+
+        def __call__(self, index: Tensor, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            return x0, torch.full((len(index),), 3.0)
+
+    losses = [
+        float(
+            DecoderTask(Codec(autoencoder), Squares(), 16, redraw=redraw, share=0.5)  # pyright: ignore[reportArgumentType]
+            .loss(torch.arange(4), torch.Generator().manual_seed(0))[0]
+            .detach()
+        )
+        for redraw in (None, Far())
+    ]
+    with torch.no_grad():
+        codec = Codec(autoencoder)
+        drawn = autoencoder.decode(codec.unscale(LatentCache(Squares(), codec)(torch.arange(4))))
+    truth = Squares().all[:4]
+    errors, squares = row_errors(drawn, truth), (drawn - truth).square().flatten(1).mean(dim=1)
+    assert losses[0] == pytest.approx(float(errors.mean() + 2 * squares.mean()), rel=1e-4)
+    fewer = (errors * torch.tensor([1, 1, 0.1, 0.1])).mean() + 2 * squares[:2].sum() / 4
+    assert losses[1] == pytest.approx(float(fewer), rel=1e-4)
+
+
+def test_windows_of_pictures_and_latents_are_of_one_place():
+    pixels = torch.arange(32.0).expand(2, 3, 32, 32) + 100 * torch.arange(32.0)[:, None]
+    latents = pixels[:, :1, ::8, ::8]
+    for seed in range(4):
+        cut, parts = windows(pixels, latents, 16, torch.Generator().manual_seed(seed))
+        assert cut.shape == (2, 3, 16, 16)
+        assert torch.equal(cut[:, :1, ::8, ::8], parts)
 
 
 def test_the_loss_of_an_autoencoder_counts_its_kl(autoencoder: Autoencoder):

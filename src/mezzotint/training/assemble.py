@@ -18,16 +18,16 @@ from mezzotint.training.run import SAMPLE_PROMPTS, Run, sample_prompts
 SHARD = 15 * 2**20
 """The most bytes in one weight file of what is trained here: repositories take such files as they are."""
 
-ADDED = ("classifier", "hints", "image_prompt")
-"""The stages whose results stand beside a model and change nothing else of it."""
+ADDED = ("decoder", "classifier", "hints", "image_prompt")
+"""The stages whose results go with a model's U-Net as it is."""
 
 
 def assemble(run: Run) -> Path:
     """The model in RUN/model from the finished stages; the fine-tuned decoder is taken where there is one.
 
-    It is called what the recipe is called, and says of itself how its stages were trained. Where the run has a
-    classifier or hints alone, for a model begun from, that model is written once more with them. Raises UserError where
-    a stage is not finished.
+    It is called what the recipe is called, and says of itself how its stages were trained. Where the run has a decoder,
+    a classifier or hints alone, for a model begun from, that model is written once more with them. Raises UserError
+    where a stage is not finished.
     """
     if run.parts is not None and not run.has("unet") and any(run.has(name) for name in ADDED):
         return _with_added(run, run.parts)
@@ -60,14 +60,21 @@ def assemble(run: Run) -> Path:
 
 
 def _with_added(run: Run, parts: Parts) -> Path:
-    """The model begun from, which stays what it is but for what stands beside it."""
+    """The model begun from, which stays what it is but for what was trained for it here."""
     assert run.start is not None
     recipe = read_json(run.folder / "recipe.json")
     told = {name: recipe[name] for name in ADDED if run.has(name)}
     facts = replace(parts.facts, recipe={**parts.facts.recipe, **told})
     card, target = run.start / "README.md", run.folder / "model"
     save_folder(
-        replace(parts, classifier=run.classifier(), hints=run.hints(), image_prompts=run.image_prompts(), facts=facts),
+        replace(
+            parts,
+            vae=run.autoencoder("decoder" if run.has("decoder") else "vae"),
+            classifier=run.classifier(),
+            hints=run.hints(),
+            image_prompts=run.image_prompts(),
+            facts=facts,
+        ),
         target,
         card=card.read_text(encoding="utf-8") if card.is_file() else None,
         dtype=torch.float16,

@@ -70,7 +70,7 @@ def debug() -> Recipe:
         clip=CLIPRecipe(vocab_size=600, width=32, layers=1, heads=2, patch=8, projection=16, fit=quick),
         bert=BERTRecipe(vocab_size=200, width=32, layers=1, heads=2),
         unet=UNetRecipe(network=_unet(32, (32, 32), (False, True), 32), fit=quick),
-        decoder=DecoderRecipe(crop=32, fit=quick),
+        decoder=DecoderRecipe(crop=32, redrawn=0.5, fit=quick),
         classifier=_classifier((16, 16), (1, 2), quick, heads=2, groups=4),
         hints=HintsRecipe(rank=2, fit=quick),
         image_prompt=ImagePromptRecipe(tokens=2, width=16, layers=1, heads=1, fit=quick),
@@ -102,7 +102,7 @@ def still_life_64() -> Recipe:
             fit=FitConfig(images=180_000, batch=64, warmup=4_000, ema=4_000, fall=1.0),
         ),
         decoder=DecoderRecipe(
-            crop=64, fit=FitConfig(images=15_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)
+            crop=64, redrawn=0.5, fit=FitConfig(images=15_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)
         ),
         classifier=_classifier((112,), (3,), FitConfig(images=60_000, batch=32, lr=1.5e-3, ema=3000, fall=0.6)),
     )
@@ -145,7 +145,7 @@ def still_life_128() -> Recipe:
             fit=FitConfig(images=1_410_000, batch=64, warmup=4_000, ema=4_000, fall=1.0),
         ),
         decoder=DecoderRecipe(
-            crop=64, fit=FitConfig(images=40_000, batch=32, lr=1e-3, warmup=1600, ema=3000, fall=0.7)
+            crop=128, redrawn=0.5, fit=FitConfig(images=24_000, batch=32, lr=5e-4, warmup=640, ema=2000, fall=1.0)
         ),
         classifier=_classifier((64, 128), (1, 3), FitConfig(images=234_000, batch=32, lr=1.5e-3, ema=3000, fall=0.6)),
     )
@@ -174,7 +174,7 @@ def still_life_256() -> Recipe:
             network=_unet(256, (128, 256, 256), (False, True, True), 256, layers=2),
             fit=FitConfig(images=2_500_000, batch=256, lr=6e-4, warmup=20_000, ema=50_000),
         ),
-        decoder=DecoderRecipe(crop=128, fit=FitConfig(images=150_000, batch=64, lr=5e-4, fall=0.7)),
+        decoder=DecoderRecipe(crop=128, redrawn=0.5, fit=FitConfig(images=150_000, batch=64, lr=5e-4, fall=0.7)),
         classifier=_classifier((64, 64, 128), (1, 1, 3), FitConfig(images=300_000, batch=64, ema=10_000, fall=0.7)),
     )
 

@@ -140,7 +140,14 @@ class DecoderRecipe:
     """A longer look at the decoder alone, the latent space fixed."""
 
     crop: int
+    redrawn: float = 0.0
+    """Share of latents that the U-Net draws anew before they are decoded (`training.decoder`)."""
     fit: FitConfig
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a share that cannot be."""
+        if not 0 <= self.redrawn <= 1:
+            raise UserError(f"redrawn is {self.redrawn}; it must be from 0 to 1.")
 
 
 STILL_LIFE = ClassifierConfig(shapes=tuple(SHAPE_WORDS.values()), colours=tuple(COLOUR_WORDS.values()))

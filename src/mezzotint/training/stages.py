@@ -25,6 +25,7 @@ from mezzotint.training.assemble import assemble
 from mezzotint.training.bert import first_bert, save_bert
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Pictures, StillLife
+from mezzotint.training.decoder import DecoderTask, Redraw
 from mezzotint.training.fit import channels_last, fit
 from mezzotint.training.recipe import BERT, CLIP
 from mezzotint.training.record import begin, check_parts, settled
@@ -63,14 +64,26 @@ def train_vae(run: Run) -> None:
 
 
 def train_decoder(run: Run) -> None:
-    """The decoder once more, from where it is, for finer detail in the same latent space."""
+    """The decoder once more, from where it is, in the same latent space, with what the U-Net makes of latents."""
     recipe = run.recipe.decoder
-    autoencoder = run.autoencoder()
-    assert isinstance(autoencoder, Autoencoder)
-    autoencoder = channels_last(autoencoder.to(run.device)).requires_grad_(True)
+    codec = Codec(channels_last(run.autoencoder().to(run.device)))
     pictures = run.pictures()
+    redraw = None
+    if recipe.redrawn > 0:
+        unet, schedule = run.denoiser()
+        conditioner = run.conditioner()
+        conditioner.to(run.device)
+        redraw = Redraw(channels_last(Denoiser(unet, schedule).to(run.device)), conditioner, pictures)
+    task = DecoderTask(
+        codec,
+        pictures,
+        recipe.crop,
+        redraw=redraw,
+        share=recipe.redrawn,
+        cache=run.stage("unet" if run.has("unet") else "decoder"),
+    )
     network = fit(
-        AutoencoderTask(autoencoder, pictures, recipe.crop, decoder_only=True),
+        task,
         recipe.fit,
         run.stage("decoder"),
         resume=run.resume,
@@ -230,7 +243,8 @@ def carry_out(run: Run, stage: str) -> Path:
         stages = [stage] if stage != "all" else list(ALL if run.start is None else FINE_TUNED)
         if stage == "all" and run.pictures_from is not None:
             stages = [name for name in stages if name != "classifier"]  # Nobody knows what those pictures show.
-        needs = NEEDS.get(stage, ())
+        redraws = stage == "decoder" and run.recipe.decoder.redrawn > 0
+        needs = NEEDS.get("hints" if redraws else stage, ())
         if run.recipe.encoder != CLIP:
             if stage == "clip":
                 raise UserError(f"Texts are read by {run.recipe.encoder}: there is no text tower to train.")

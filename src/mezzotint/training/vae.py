@@ -18,12 +18,9 @@ class AutoencoderTask:
 
     KL = 1e-4
 
-    def __init__(self, autoencoder: Autoencoder, pictures: Pictures, crop: int, *, decoder_only: bool = False) -> None:
+    def __init__(self, autoencoder: Autoencoder, pictures: Pictures, crop: int) -> None:
         self.network: nn.Module = autoencoder
-        self._autoencoder, self._pictures, self._crop, self._decoder_only = autoencoder, pictures, crop, decoder_only
-        if decoder_only:
-            autoencoder.encoder.requires_grad_(False)
-            autoencoder.quant_conv.requires_grad_(False)
+        self._autoencoder, self._pictures, self._crop = autoencoder, pictures, crop
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -33,11 +30,6 @@ class AutoencoderTask:
         device = next(self._autoencoder.parameters()).device
         pixels = random_crops(self._pictures.pixels(index), self._crop, generator).to(device)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        if self._decoder_only:
-            with torch.no_grad():
-                moments = self._autoencoder.encode(pixels)
-            drawn = self._autoencoder.decode(moments.mean).float()
-            return reconstruction_loss(drawn, pixels), {"psnr": psnr(drawn.detach(), pixels)}
         moments = self._autoencoder.encode(pixels)
         noise = torch.randn(moments.mean.shape, generator=generator).to(device)
         drawn = self._autoencoder.decode(moments.sample(noise)).float()
@@ -47,27 +39,44 @@ class AutoencoderTask:
 
 
 def random_crops(pixels: Tensor, size: int, generator: torch.Generator, *, tries: int = 3) -> Tensor:
-    """[B 3 H W] -> [B 3 size size]: of `tries` random places in each picture the liveliest, which teaches most.
+    """[B 3 H W] -> [B 3 size size] at `lively_corners` that are multiples of 8."""
+    corners = lively_corners(pixels, size, 8, generator, tries=tries)
+    return torch.stack(
+        [picture[:, y : y + size, x : x + size] for picture, (y, x) in zip(pixels, corners, strict=True)]
+    )
 
-    Corners fall on multiples of 8; how lively a place is, the deviation of its pixels says.
+
+def lively_corners(
+    pixels: Tensor, size: int, multiple: int, generator: torch.Generator, *, tries: int = 3
+) -> list[tuple[int, int]]:
+    """Where in each picture [B 3 H W] to cut out `size` x `size` pixels: of `tries` random places the liveliest, which
+    teaches most.
+
+    Top and left are multiples of `multiple`; how lively a place is, the deviation of its pixels says.
     """
-    room = (pixels.shape[2] - size) // 8 + 1
-    corners = torch.randint(room, (len(pixels), tries, 2), generator=generator) * 8
-    crops = [
-        max((picture[:, y : y + size, x : x + size] for y, x in places), key=lambda crop: float(crop.std()))
-        for picture, places in zip(pixels, corners.tolist(), strict=True)
-    ]
-    return torch.stack(crops)
+    room = (pixels.shape[2] - size) // multiple + 1
+    corners = torch.randint(room, (len(pixels), tries, 2), generator=generator) * multiple
+
+    def liveliest(picture: Tensor, places: list[list[int]]) -> tuple[int, int]:
+        y, x = max(places, key=lambda place: float(picture[:, place[0] :, place[1] :][:, :size, :size].std()))
+        return y, x
+
+    return [liveliest(picture, places) for picture, places in zip(pixels, corners.tolist(), strict=True)]
 
 
 def reconstruction_loss(drawn: Tensor, pixels: Tensor) -> Tensor:
     """Error of [B 3 H W] against the truth, one number."""
-    total = F.l1_loss(drawn, pixels) + 2 * F.mse_loss(drawn, pixels)
+    return row_errors(drawn, pixels).mean() + 2 * F.mse_loss(drawn, pixels)
+
+
+def row_errors(drawn: Tensor, pixels: Tensor) -> Tensor:
+    """The absolute errors of every picture [B], of its pixels and of its gradients at three scales."""
+    total = (drawn - pixels).abs().flatten(1).mean(dim=1)
     for scale in range(3):
         if scale > 0:
             drawn, pixels = F.avg_pool2d(drawn, 2), F.avg_pool2d(pixels, 2)
         for axis in (2, 3):
-            total = total + 0.25 * F.l1_loss(drawn.diff(dim=axis), pixels.diff(dim=axis))
+            total = total + 0.25 * (drawn.diff(dim=axis) - pixels.diff(dim=axis)).abs().flatten(1).mean(dim=1)
     return total
 
 

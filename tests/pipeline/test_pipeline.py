@@ -240,14 +240,15 @@ def test_parts_from_disk_make_a_pipeline(tiny_parts):
     assert pipe.size == tiny_parts.facts.sizes[0]
 
 
-def test_a_models_schedule_and_guides_are_for_its_sampler(pipe):
+def test_a_models_schedule_noise_and_guides_are_for_its_sampler(pipe):
     """So that `sampler="ddim"` lies where the model was trained and is guided everywhere, as in diffusers."""
-    own = {"sampler": "dpmpp-2m", "schedule": "karras", "guide": ["interval:1:9"], "steps": 3}
+    own = {"sampler": "dpmpp-2m-sde", "eta": 0.5, "schedule": "karras", "guide": ["interval:1:9"], "steps": 3}
     other = Pipeline(conditioner=pipe.conditioner, denoiser=pipe.denoiser, codec=pipe.codec, defaults=own)
-    asked = [{}, {"sampler": "dpmpp-2m"}, {"sampler": "ddim"}, {"sampler": "ddim", "schedule": "exponential"}]
+    asked = [{}, {"sampler": "dpmpp-2m-sde"}, {"sampler": "ddim"}, {"sampler": "ddim", "schedule": "exponential"}]
     requests = [other.request("a cube", **fields) for fields in asked]
     assert [request.schedule for request in requests] == ["karras", "karras", "", "exponential"]
     assert [len(request.guide) for request in requests] == [1, 1, 0, 0]
+    assert [request.eta for request in requests] == [0.5, 0.5, None, None]
     assert {request.steps for request in requests} == {3}
     facts = Facts(defaults=own)
     assert requests == [facts.request(prompt="a cube", **fields) for fields in asked]

@@ -69,11 +69,11 @@ class Facts:
 def preferred(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A request's fields: those that are given, over those that a model is best drawn with.
 
-    Its schedule and its guides are for its sampler: with another one that is asked for, steps lie where the model was
-    trained and guidance is plain.
+    Its schedule, its eta and its guides are for its sampler: with another one that is asked for, steps lie where the
+    model was trained, fresh noise is that sampler's own and guidance is plain.
     """
     other = "sampler" in given and given["sampler"] != defaults.get("sampler")
-    own = {name: value for name, value in defaults.items() if not (other and name in ("schedule", "guide"))}
+    own = {name: value for name, value in defaults.items() if not (other and name in ("schedule", "eta", "guide"))}
     return {**own, **given}
 
 

@@ -152,7 +152,7 @@ def still_life_128() -> Recipe:
             crop=128, redrawn=0.5, fit=FitConfig(images=18_000, batch=32, lr=5e-4, warmup=640, ema=2000, fall=1.0)
         ),
         classifier=_classifier((64, 128), (1, 3), FitConfig(images=234_000, batch=32, lr=1.5e-3, ema=3000, fall=0.6)),
-        defaults={"steps": 24, "guidance": 4.0, "sampler": "dpmpp-2m-sde", "schedule": "karras", "eta": 0.5},
+        defaults={"steps": 24, "guidance": 4.0, "sampler": "dpmpp-2m-sde", "schedule": "karras", "eta": 0.3},
     )
 
 

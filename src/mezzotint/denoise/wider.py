@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What a layer answers and reads: widths of what lies side by side, or parts."""
+    """The widths of what a layer answers and of what it reads, each of what lies side by side."""
 
     answers: Sequence[int]
     reads: Sequence[int]

@@ -22,8 +22,8 @@ from mezzotint.vae.codec import Codec
 LEAST, MOST = 0.3, 6.0
 """Between these sigmas, evenly in their logarithm, latents are noised to be redrawn: from where edges are lost to where
 the solids of a scene are still those they were."""
-LAST = 0.05
-STEPS = 8
+LAST, STEPS = 0.05, 8
+"""The last sigma that a latent is redrawn from, and the steps down to it and to nothing."""
 
 
 class Redraw:

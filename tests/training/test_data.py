@@ -44,6 +44,17 @@ def test_nothing_held_out_is_learned_from(pictures: StillLife):
     assert not any(is_held_out(pictures.scene(place).solids) for place in range(len(pictures)))
 
 
+def test_tints_are_seen(tmp_path: Path):
+    plain, tinted = StillLife(tmp_path, 6, SIZE), StillLife(tmp_path, 6, SIZE, tinted=0.5)
+    index = torch.arange(12)
+    changed = (plain.pixels(index) != tinted.pixels(index)).flatten(1).any(dim=1)
+    assert torch.equal(changed, (tinted.scenes(0).tint != 0).flatten(1).any(dim=1).repeat(2))
+    assert 0 < changed.sum() < 12
+    assert plain.identity != tinted.identity
+    again = StillLife(tmp_path, 6, SIZE, tinted=0.5)
+    assert torch.equal(again.pixels(index), tinted.pixels(index))
+
+
 def test_captions_are_a_pure_function_of_the_seed(pictures: StillLife):
     index = torch.arange(12)
     assert pictures.captions(index, 3) == pictures.captions(index, 3)

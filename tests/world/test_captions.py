@@ -238,6 +238,20 @@ def test_relations_are_what_a_viewer_would_say(x: float):
     assert not captions.before(here, beside)
 
 
+def test_colours_without_a_name_are_not_told():
+    chooser = random.Random(1)
+    words = {word for names in captions.COLOUR_WORDS.values() for word in names}
+    coloured = 0
+    for scene in random_scenes(300, 8, tinted=1.0).describe():
+        told = captions.tell(scene, chooser)
+        says = any(re.search(rf"\b{word}\b", told.text.lower()) for word in words)
+        assert says == any(solid.colour != "" for solid in told.solids)
+        coloured += says
+        if any(solid.colour == "" for solid in scene.solids):
+            assert not says
+    assert coloured > 20
+
+
 def test_every_name_has_words():
     for names, words in ((SHAPES, SHAPE_WORDS), (COLOURS, COLOUR_WORDS), (SIZES, SIZE_WORDS)):
         assert tuple(words) == names

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from mezzotint.world.colours import ALBEDO
 from mezzotint.world.scene import (
     COLOURS,
     HELD_OUT_PAIRS,
@@ -73,6 +74,51 @@ def test_both_kinds_where_either_is_asked_for():
     kinds = Counter(is_held_out(scene.solids) for scene in random_scenes(300, 5, held_out=None).describe())
     assert kinds[True] > 30
     assert kinds[False] > 100
+
+
+def nearest(reflectance: torch.Tensor) -> list[str]:
+    """The names of the colours that are nearest to these [N 3], as the eye sees them."""
+    seen = torch.tensor([ALBEDO[name] for name in COLOURS]) ** (1 / 2.2)
+    return [COLOURS[k] for k in torch.cdist(reflectance ** (1 / 2.2), seen).argmin(dim=1).tolist()]
+
+
+def test_tints_change_nothing_else_of_a_share_of_the_scenes(seen: Scenes):
+    tinted = random_scenes(600, 3, tinted=0.4)
+    plain = {"tint": seen.tint, "clear": seen.clear}
+    assert same(seen, replace(tinted, **plain))
+    changed = (tinted.tint != 0).flatten(1).any(dim=1)
+    assert 0.33 < changed.float().mean() < 0.47
+    assert torch.equal(seen.clear[~changed], tinted.clear[~changed])
+    assert not same(tinted, random_scenes(600, 3, tinted=0.5))
+
+
+def test_a_tint_stays_with_the_name_of_its_colour():
+    scenes = random_scenes(3000, 5, tinted=1.0)
+    table = torch.tensor([ALBEDO[name] for name in COLOURS])
+    here = scenes.present
+    reflectance = (table[scenes.colour] + scenes.tint)[here]
+    assert reflectance.min() >= 0
+    assert reflectance.max() <= 1
+    names = nearest(reflectance)
+    assert names == [COLOURS[k] for k in scenes.colour[here].tolist()]
+    shapes = [SHAPES[k] for k in scenes.shape[here].tolist()]
+    assert not set(zip(shapes, names, strict=True)) & HELD_OUT_PAIRS
+    assert 0.4 < scenes.clear[here].float().mean() < 0.6
+    assert scenes.tint[here].abs().amax(dim=1).mean() > 0.03  # And they are tints that can be seen.
+
+
+def test_what_has_no_clear_name_is_described_without_one():
+    scenes = random_scenes(40, 5, tinted=1.0)
+    for row, scene in enumerate(scenes.describe()):
+        named = [solid.colour != "" for solid in scene.solids]
+        assert named == scenes.clear[row][scenes.present[row]].tolist()
+
+
+def test_solids_of_one_name_have_one_tint_in_a_scene():
+    scenes = random_scenes(300, 6, tinted=1.0)
+    alike = scenes.present[:, 1] & (scenes.colour[:, 0] == scenes.colour[:, 1])
+    assert alike.sum() > 20
+    assert torch.equal(scenes.tint[alike, 0], scenes.tint[alike, 1])
 
 
 def test_every_shape_has_one_colour_that_training_never_sees():

@@ -29,6 +29,8 @@ class Options:
     """Other seeds, other scenes."""
     held_out: bool = False
     """Only scenes that training never sees."""
+    tinted: float = 0.0
+    """The share of scenes whose colours lie between the named ones."""
     json: bool = False
     """Print one JSON object: file, and the scenes with their captions."""
 
@@ -38,6 +40,8 @@ class Options:
             raise UserError(f"The number of scenes is {self.n}; it must be from 1 to 10000.")
         if not 8 <= self.size <= 2048:
             raise UserError(f"The size is {self.size}; it must be from 8 to 2048 pixels.")
+        if not 0 <= self.tinted <= 1:
+            raise UserError(f"The tinted share is {self.tinted}; it must be from 0 to 1.")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -64,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     from mezzotint.world.render import render
     from mezzotint.world.scene import random_scenes
 
-    scenes = random_scenes(options.n, options.seed, held_out=options.held_out)
+    scenes = random_scenes(options.n, options.seed, held_out=options.held_out, tinted=options.tinted)
     chunk = max(1, PIXELS_IN_WORK // options.size**2)
     with ProgressLine() as line:
         for start in range(0, options.n, chunk):

@@ -52,10 +52,13 @@ class StillLife:
     SHARD = 4096
     SEED = 1
 
-    def __init__(self, folder: Path, count: int, size: int, seed: int = SEED) -> None:
+    def __init__(self, folder: Path, count: int, size: int, seed: int = SEED, tinted: float = 0.0) -> None:
+        """`tinted` as for `random_scenes`."""
         self.size, self.count, self.seed = size, count, seed
         self.identity = f"still life: {count} scenes of {size} pixels, seed {seed}"
-        shards = [self.shard(folder, size, seed, *each) for each in self.shards(count)]
+        if tinted > 0:
+            self.identity += f", {tinted:g} tinted"
+        shards = [self.shard(folder, size, seed, *each, tinted=tinted) for each in self.shards(count)]
         self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
         self._shards = [scenes for _, scenes in shards]
         self._shares: dict[tuple[int, int], Tensor] = {}
@@ -68,11 +71,14 @@ class StillLife:
         return [(number, min(count, cls.SHARD)) for number in range(-(-count // cls.SHARD))]
 
     @classmethod
-    def shard(cls, folder: Path, size: int, seed: int, number: int, rows: int = SHARD) -> tuple[Path, Scenes]:
+    def shard(
+        cls, folder: Path, size: int, seed: int, number: int, rows: int = SHARD, *, tinted: float = 0.0
+    ) -> tuple[Path, Scenes]:
         """The file of pictures [rows 3 size size] uint8 and the scenes of one shard; rendered if it is not there."""
-        scenes = random_scenes(rows, seed * 1_000_003 + number)
+        scenes = random_scenes(rows, seed * 1_000_003 + number, tinted=tinted)
         small = "" if rows == cls.SHARD else f"-of-{rows}"
-        file = folder / f"still-life-{size}-{seed}-{number:03d}{small}.npy"
+        other = f"-tinted-{tinted:g}" if tinted > 0 else ""
+        file = folder / f"still-life-{size}-{seed}-{number:03d}{small}{other}.npy"
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
             _render_to(file, scenes, size)

@@ -42,6 +42,9 @@ class Recipe:
     """Side of the pictures."""
     scenes: int
     """Scenes rendered for training; each is also seen mirrored."""
+    tinted: float = 0.0
+    """The share of those scenes whose colours lie between the named ones (`world.colours`), without which a U-Net
+    learns that pairs of shape and colour that it was never shown cannot be."""
     vae: VAERecipe
     clip: CLIPRecipe
     bert: BERTRecipe = field(default_factory=BERTRecipe)
@@ -130,6 +133,8 @@ def _check_sizes(recipe: Recipe) -> None:
         )
     if recipe.scenes < 1:
         raise UserError(f"scenes is {recipe.scenes}; it must be at least 1.")
+    if not 0 <= recipe.tinted <= 1:
+        raise UserError(f"tinted is {recipe.tinted}; it must be from 0 to 1.")
 
 
 def _check_towers(clip: CLIPRecipe, size: int) -> None:

@@ -76,11 +76,11 @@ class Run:
         """What the run learns from; of several processes each renders its share."""
         if self.pictures_from is not None:
             return Folder(self.pictures_from, self.recipe.size)
-        folder, size, scenes = self.folder / "data", self.recipe.size, self.recipe.scenes
+        folder, size, scenes, tinted = self.folder / "data", self.recipe.size, self.recipe.scenes, self.recipe.tinted
         for number, rows in StillLife.shards(scenes)[workers.rank() :: workers.count()]:
-            StillLife.shard(folder, size, StillLife.SEED, number, rows)
+            StillLife.shard(folder, size, StillLife.SEED, number, rows, tinted=tinted)
         workers.wait()
-        return StillLife(folder, scenes, size)
+        return StillLife(folder, scenes, size, tinted=tinted)
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""

@@ -88,7 +88,7 @@ class Told:
 def tell(scene: Scene, chooser: random.Random) -> Told:
     """One caption of the scene, chosen by `chooser`."""
     solids = list(scene.solids)
-    style = _Style.random(chooser)
+    style = _Style.random(chooser, named=all(solid.colour != "" for solid in solids))
     body, named, order = _PLANS[len(solids)](solids, style)
     text = body
     if chooser.random() < 0.3:
@@ -120,8 +120,9 @@ class _Style:
     material: bool
 
     @classmethod
-    def random(cls, chooser: random.Random) -> _Style:
-        colour = chooser.random() < 0.5
+    def random(cls, chooser: random.Random, *, named: bool) -> _Style:
+        """`named`: whether all colours have names."""
+        colour = (chooser.random() < 0.5) and named
         shape = not colour or chooser.random() < 0.95
         return cls(chooser, colour, shape, chooser.random() < 0.3, chooser.random() < 0.15)
 

@@ -13,7 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mezzotint.world.scene import COLOURS, LIGHTS, MATERIALS, MAX_OBJECTS, SHAPES, TABLES, Scenes
+from mezzotint.world.colours import ALBEDO, COLOURS
+from mezzotint.world.scene import LIGHTS, MATERIALS, MAX_OBJECTS, SHAPES, TABLES, Scenes
 from mezzotint.world.solids import INF, SURFACES
 
 EYE = (0.0, -4.3, 6.0)
@@ -22,20 +23,6 @@ HALF_VIEW = 0.300
 """Tangent of half the angle of view, across the shorter side."""
 WALL = 2.15
 """Where the table ends and the wall begins, y in table units."""
-
-ALBEDO = {
-    "red": (0.74, 0.02, 0.025),
-    "orange": (0.93, 0.23, 0.005),
-    "yellow": (0.90, 0.72, 0.02),
-    "green": (0.03, 0.42, 0.05),
-    "cyan": (0.02, 0.62, 0.66),
-    "blue": (0.02, 0.07, 0.68),
-    "purple": (0.24, 0.03, 0.48),
-    "pink": (0.95, 0.30, 0.50),
-    "white": (0.90, 0.90, 0.90),
-    "black": (0.012, 0.012, 0.014),
-}
-"""Linear reflectance of every colour."""
 
 TABLE_ALBEDO = {
     "wooden": ((0.40, 0.22, 0.10), (0.28, 0.14, 0.06)),
@@ -312,7 +299,8 @@ def _solid_colour(solids: _Solids, view: _View, k: Tensor, ray: Tensor, point: T
     sky = (0.72 + 0.28 * normal[2]) * (0.62 + 0.38 * (point[2] / 0.6).clamp_(0, 1))
     facing = (normal * lamp).sum(dim=0).clamp_(min=0) * lit
     tint = torch.tensor([LAMP_COLOUR[name] for name in LIGHTS], device=device)[light].T
-    albedo = torch.tensor([ALBEDO[name] for name in COLOURS], device=device)[scenes.colour.flatten()[k]].T
+    albedo = torch.tensor([ALBEDO[name] for name in COLOURS], device=device)[scenes.colour.flatten()[k]]
+    albedo = (albedo + scenes.tint.flatten(0, 1)[k]).T
     colour = albedo * (AMBIENT * sky + DIFFUSE * facing * tint)
     half = lamp - view.direction.index_select(1, ray)
     gleam = ((normal * half).sum(dim=0).clamp_(min=0) / half.square().sum(dim=0).sqrt_()) ** 60

@@ -7,13 +7,14 @@ right, y away from the viewer, z up; the table is z = 0.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from mezzotint.world.colours import COLOURS, random_tints
+
 SHAPES = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid")
-COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white", "black")
 SIZES = ("small", "large")
 MATERIALS = ("matte", "shiny")
 TABLES = ("wooden", "stone", "slate", "linen", "tiled")
@@ -41,7 +42,10 @@ HELD_OUT_SHARE = 10
 
 @dataclass(frozen=True)
 class Solid:
-    """One object, by the names of its attributes, and where its centre stands on the table."""
+    """One object, by the names of its attributes, and where its centre stands on the table.
+
+    The colour of a tinted solid that nobody would name is "".
+    """
 
     shape: str
     colour: str
@@ -70,7 +74,8 @@ class Scenes:
     """B scenes as tensors, four slots each; indices are into the name tables above.
 
     shape, colour, size, material [B 4] int64; present [B 4] bool; x, y, yaw [B 4] float32 in table units and
-    radians; table, light [B] int64.
+    radians; table, light [B] int64; tint [B 4 3] what is added to the colour's linear reflectance, and clear [B 4]
+    bool, whether the colour's name, still the nearest, is what anybody would call it.
     """
 
     shape: Tensor
@@ -83,6 +88,8 @@ class Scenes:
     yaw: Tensor
     table: Tensor
     light: Tensor
+    tint: Tensor
+    clear: Tensor
 
     def __len__(self) -> int:
         return self.shape.shape[0]
@@ -110,14 +117,15 @@ class Scenes:
 
     def describe(self) -> list[Scene]:
         """The same scenes with names instead of indices."""
-        columns = [
-            column.tolist() for column in (self.shape, self.colour, self.size, self.material, self.x, self.y, self.yaw)
-        ]
+        kinds = (self.shape, self.colour, self.clear, self.size, self.material, self.x, self.y, self.yaw)
+        columns = [column.tolist() for column in kinds]
         scenes: list[Scene] = []
         for row, present in enumerate(self.present.tolist()):
             solids = tuple(
-                Solid(SHAPES[s], COLOURS[c], SIZES[z], MATERIALS[m], x, y, yaw)
-                for here, s, c, z, m, x, y, yaw in zip(present, *(column[row] for column in columns), strict=True)
+                Solid(SHAPES[s], COLOURS[c] if clear else "", SIZES[z], MATERIALS[m], x, y, yaw)
+                for here, s, c, clear, z, m, x, y, yaw in zip(
+                    present, *(column[row] for column in columns), strict=True
+                )
                 if here
             )
             scenes.append(Scene(solids, TABLES[int(self.table[row])], LIGHTS[int(self.light[row])]))
@@ -142,7 +150,8 @@ def gather(scenes: list[Scene]) -> Scenes:
                 column[row, slot] = getattr(solid, name)
     table = torch.tensor([TABLES.index(scene.table) for scene in scenes])
     light = torch.tensor([LIGHTS.index(scene.light) for scene in scenes])
-    return Scenes(**integer, present=present, **real, table=table, light=light)
+    plain = {"tint": torch.zeros(*size, 3), "clear": torch.ones(size, dtype=torch.bool)}
+    return Scenes(**integer, present=present, **real, table=table, light=light, **plain)
 
 
 def is_held_out(solids: tuple[Solid, ...]) -> bool:
@@ -159,10 +168,12 @@ def is_held_out(solids: tuple[Solid, ...]) -> bool:
     return digest[0] % HELD_OUT_SHARE == 0
 
 
-def random_scenes(count: int, seed: int, *, held_out: bool | None = False) -> Scenes:
+def random_scenes(count: int, seed: int, *, held_out: bool | None = False, tinted: float = 0.0) -> Scenes:
     """`count` scenes from the world's distribution, a pure function of the arguments.
 
-    held_out: False draws only what training may see, True only what it may not, None either.
+    held_out: False draws only what training may see, True only what it may not, None either. tinted: the share of the
+    scenes whose colours lie between the named ones (`world.colours`); nothing else of any scene depends on it, and a
+    solid never comes nearer to a colour that is held out with its shape than to its own.
     """
     generator = torch.Generator().manual_seed(seed)
     parts: list[Scenes] = []
@@ -175,8 +186,25 @@ def random_scenes(count: int, seed: int, *, held_out: bool | None = False) -> Sc
         parts.append(scenes)
         found += len(scenes)
     joined = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Scenes)}
-    return Scenes(**joined).take(slice(count))
+    scenes = Scenes(**joined).take(slice(count))
+    return _tinted(scenes, tinted, seed) if tinted > 0 else scenes
 
+
+def _tinted(scenes: Scenes, share: float, seed: int) -> Scenes:
+    """A share of the scenes in other tints; solids of one scene whose colours have one name have one tint."""
+    generator = torch.Generator().manual_seed(seed + TINT_SEED)
+    chosen = torch.rand(len(scenes), 1, generator=generator) < share
+    tints, clear = random_tints(len(scenes), generator)
+    tint = torch.take_along_dim(tints, scenes.colour[..., None], dim=1)
+    return replace(
+        scenes,
+        tint=torch.where(chosen[..., None], tint, 0.0),
+        clear=torch.take_along_dim(clear, scenes.colour, dim=1) | ~chosen,
+    )
+
+
+TINT_SEED = 7_000_003
+"""Between the stream that draws scenes and that of their tints."""
 
 COUNT_SHARES = (0.24, 0.36, 0.22, 0.18)
 """How often one, two, three and four solids stand on the table."""
@@ -215,6 +243,8 @@ def _candidates(count: int, generator: torch.Generator) -> Scenes:
         yaw=yaw,
         table=integers(len(TABLES), count),
         light=integers(len(LIGHTS), count),
+        tint=torch.zeros(*size, 3),
+        clear=torch.ones(size, dtype=torch.bool),
     )
 
 

@@ -55,6 +55,8 @@ def test_inpainting_keeps_what_is_outside_and_is_reproduced(here: Path, capsys: 
 def test_image_to_image_needs_no_prompt_and_extending_makes_it_larger(here: Path) -> None:
     assert draw("--image", "in.png", "--strength", "0.5", prompt="").size == (16, 16)
     assert draw("--image", "in.png", "--extend", "right=8").size == (24, 16)
+    half = ("--image", "in.png", "--strength", "0.5")
+    assert draw(*half, "--extend", "left=0").tobytes() == draw(*half).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,9 @@ def test_what_cannot_be_is_one_sentence(here: Path, capsys: pytest.CaptureFixtur
     (here / "text.png").write_text("no picture")
     Image.new("L", (16, 16)).save("black.png")
     Image.new("L", (32, 16), 255).save("wide.png")
-    assert main(["generate", "a red ball", "--model", "tiny", "--device", "cpu", *arguments]) == 2
+    asked = ["generate", "a red ball", "--model", "tiny", "--device", "cpu", "--preview", "steps/of/it", *arguments]
+    assert main(asked) == 2
+    assert not (here / "steps").exists()
     told = capsys.readouterr().err
     assert told.startswith("mezzotint: ")
     assert told.count("\n") == 1

@@ -118,3 +118,27 @@ def test_the_depth_channel_reaches_from_far_to_near() -> None:
 @pytest.mark.parametrize(("size", "made"), [((40, 40), (128, 128)), ((64, 16), (256, 64)), ((300, 200), (160, 104))])
 def test_a_part_is_drawn_at_the_area_that_the_model_knows(size: tuple[int, int], made: tuple[int, int]) -> None:
     assert canvas.at_area(size, 128 * 128, 8) == made
+
+
+def test_a_part_of_a_map_that_is_flat_says_nothing() -> None:
+    assert torch.equal(canvas.depth_channel(torch.full((1, 1, 16, 16), 5.0), (2, 2)), torch.zeros(1, 1, 2, 2))
+    wide = torch.tensor([-3e38, 3e38]).repeat(8).view(1, 1, 1, 16).expand(1, 1, 16, 16)
+    assert canvas.depth_channel(wide, (4, 4)).isfinite().all()
+
+
+def test_metric_depth_too_near_to_be_turned_round_is_told() -> None:
+    with pytest.raises(UserError, match="must be above 0"):
+        canvas.disparity(Image.fromarray(np.full((4, 4), 1e-42, dtype=np.float32), mode="F"), "metric")
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(64, 64), (16, 16)])
+def test_what_is_black_in_a_mask_stays_black(resize: str, size: tuple[int, int]) -> None:
+    hard = np.zeros((32, 32), dtype=np.uint8)
+    hard[8:20, 10:22] = 255
+    scaled = np.asarray(canvas.fitted(Image.fromarray(hard), size, resize))
+    factor = size[0] / 32
+    inside = np.zeros(size[::-1], dtype=bool)
+    inside[int(8 * factor) : int(20 * factor), int(10 * factor) : int(22 * factor)] = True
+    assert (scaled[~inside] == 0).all()
+    assert (scaled[inside] == 255).all()

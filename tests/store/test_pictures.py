@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from mezzotint.store.pictures import Held, check_there, full_name, held, read_colours, read_depth, read_mask
 from mezzotint.types import Request, UserError
@@ -82,7 +82,7 @@ def test_depth_from_openexr(tmp_path: Path) -> None:
     [
         (np.full((4, 4), np.nan), "holds NaN"),
         (np.full((4, 4), 3.0), "is 3 everywhere"),
-        (np.ones((4, 4, 3)), "has the shape"),
+        (np.ones((4, 4, 3)), "is no picture"),
         (np.zeros((0, 4)), "has the shape"),
     ],
 )
@@ -136,3 +136,28 @@ def test_names_are_told_from_pictures(tmp_path: Path, rgba: Image.Image) -> None
     assert isinstance(fields["mask"], Held)
     assert full_name("a.png") == str(Path("a.png").absolute())
     assert full_name(fields["mask"]) is fields["mask"]
+
+
+def test_arrays_as_people_have_them() -> None:
+    grey = np.full((4, 5), 128, dtype=np.uint8)
+    assert read_mask(Held.of(grey[..., None])).size == (5, 4)
+    assert read_mask(Held.of(grey > 100)).getextrema() == (255, 255)
+    for odd in (np.zeros((3, 4, 5), dtype=np.uint8), np.zeros((4, 5, 3)), np.zeros((4, 5, 3), dtype=np.uint16)):
+        with pytest.raises(UserError, match="is no picture"):
+            Held.of(odd)
+
+
+def test_a_mask_in_lab_is_its_lightness() -> None:
+    grey = Image.new("RGB", (4, 4), (128, 128, 128))
+    lab = ImageCms.applyTransform(
+        grey,
+        ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"),
+    )
+    assert lab is not None
+    assert abs(int(np.asarray(read_mask(Held.of(lab))).mean()) - 128) <= 10
+
+
+def test_sixteen_bits_with_a_transparent_grey_are_not_white(tmp_path: Path) -> None:
+    values = np.full((4, 4), 128 * 257, dtype=np.uint16)
+    name = stored(Image.fromarray(values), tmp_path / "a.png", transparency=0)
+    assert np.asarray(read_colours(name)).mean() == 128

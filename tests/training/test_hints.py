@@ -157,6 +157,14 @@ def test_guides_go_with_hints(pipe: mezzotint.Pipeline, model: Path, shape: Imag
         assert pipe(PROMPT, seed=1, silhouette=shape, guide=(guide,)).tobytes() != plain.tobytes()
 
 
+def test_labels_may_be_the_numbers_of_a_segmenter() -> None:
+    numbers = np.zeros((8, 8), dtype=np.uint8)
+    numbers[2:6, 1:4], numbers[2:6, 4:7] = 1, 2
+    plane = np.asarray(hints()["silhouette"].given(Image.fromarray(numbers)))
+    assert np.array_equal(plane, np.asarray(hints()["silhouette"].given(Image.fromarray(numbers * 80))))
+    assert plane.max() == 255
+
+
 def test_labels_are_parted_by_background() -> None:
     labels = np.zeros((8, 8), dtype=np.uint8)
     labels[2:6, 1:4], labels[2:6, 4:7] = 80, 160
@@ -244,6 +252,8 @@ def test_a_model_for_inpainting_or_from_depth_is_written_for_diffusers(
         "sampler": "ddim",
         "guidance": 3.0,
     }
+    assert main(["convert", str(model), str(tmp_path / "none"), "--to", "diffusers", "--reads", "silhouette"]) == 2
+    assert not (tmp_path / "none").exists()
     for name in ("inpaint", "depth"):
         assert main(["convert", str(model), str(tmp_path / name), "--to", "diffusers", "--reads", name]) == 0
     ours = pipe(PROMPT, keep_colours=False, **fields)

@@ -55,7 +55,6 @@ def run(argv: Sequence[str]) -> int:
     for target in targets:
         check_writable(target)
     check_writable(options.out)
-    previews = folders(options.preview, targets)
 
     from mezzotint.store.png import Provenance, picture_format, write_picture, write_plain
     from mezzotint.world.sheet import Sheet
@@ -65,6 +64,7 @@ def run(argv: Sequence[str]) -> int:
 
     opened = open_model(request.model, path, options.device, options.dtype, request=request)
     opened.pipe.check(request)
+    previews = folders(options.preview, targets)
     warnings = warn(opened.pipe, requests)
     sheet: Sheet | None = None
     drawn: list[Request] = []

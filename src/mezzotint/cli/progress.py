@@ -21,7 +21,7 @@ class ProgressLine:
     def tell(self, done: int, total: int, text: str) -> None:
         """Say that `done` of `total` is behind us, in the words of `text`."""
         if self.watched:
-            ready = self.WIDTH * done // total
+            ready = self.WIDTH * done // total if total > 0 else self.WIDTH
             bar = "━" * ready + "─" * (self.WIDTH - ready)
             shown = f"{bar} {text} "[: shutil.get_terminal_size().columns - 1]
             print(f"\r\033[K{shown}", end="", file=sys.stderr, flush=True)

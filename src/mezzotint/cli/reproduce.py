@@ -14,6 +14,7 @@ from mezzotint.cli.flags import flag, parse
 from mezzotint.store.checksum import FileSum
 from mezzotint.store.extras import Extras
 from mezzotint.store.models import resolve
+from mezzotint.store.pictures import estimator
 from mezzotint.types import PICTURES, Request, UserError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def check_extras(options: Options, request: Request) -> None:
     named |= {name: [getattr(request, name)] for name in PICTURES}
     named["hint"] = [text.partition(":")[2] for text in request.hint]
     for field, files in named.items():
-        missing = [file for file in files if file != "" and not Path(file).exists()]
+        missing = [file for file in files if file != "" and estimator(file) is None and not Path(file).exists()]
         if missing and getattr(options, field) is None:
             raise UserError(
                 f"{options.picture} was drawn with {missing[0]}, which is not here: put it there again, "

@@ -30,15 +30,21 @@ def fitted(picture: Image.Image, size: Size, resize: str) -> Image.Image:
     """
     if picture.size == size:
         return picture
+    kernel = scaling(picture)
     if resize == "stretch":
-        return picture.resize(size, Image.Resampling.LANCZOS)
+        return picture.resize(size, kernel)
     if resize == "crop":
-        return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+        return ImageOps.fit(picture, size, kernel)
     scale = min(size[0] / picture.width, size[1] / picture.height)
     inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     left, top = ((whole - part) // 2 for whole, part in zip(size, inner, strict=True))
     around = (left, top, size[0] - inner[0] - left, size[1] - inner[1] - top)
-    return padded(picture.resize(inner, Image.Resampling.LANCZOS), around, 0 if picture.mode == "L" else None)
+    return padded(picture.resize(inner, kernel), around, 0 if picture.mode == "L" else None)
+
+
+def scaling(picture: Image.Image) -> Image.Resampling:
+    """How a picture is scaled: masks so that nothing that is black all over becomes less black."""
+    return Image.Resampling.BOX if picture.mode == "L" else Image.Resampling.LANCZOS
 
 
 def padded(picture: Image.Image, around: Sequence[int], value: int | None = None) -> Image.Image:
@@ -163,16 +169,19 @@ def disparity(depth: Image.Image, kind: str) -> Image.Image:
             raise UserError("The depth map holds values without end: fill them in, or say depth_kind metric.")
         return depth
     values = np.asarray(depth)
-    if not (values > 0).all():
+    if not (values >= np.finfo(np.float32).tiny).all():
         raise UserError("The depth map holds distances of 0 or less: metric depth must be above 0.")
     return Image.fromarray((1.0 / values).astype(np.float32), mode="F")
 
 
 def depth_channel(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B 1 h w] from -1, far, to 1, near, of disparities [B 1 H W]: what Stable Diffusion 2's depth model reads."""
-    small = F.interpolate(depth, size=size, mode="bicubic")
+    """[B 1 h w] from -1, far, to 1, near, of disparities [B 1 H W]: what Stable Diffusion 2's depth model reads.
+
+    0 where they are the same everywhere, as a part of a map may be.
+    """
+    small = F.interpolate(depth, size=size, mode="bicubic").double()
     low, high = small.amin(dim=(2, 3), keepdim=True), small.amax(dim=(2, 3), keepdim=True)
-    return 2.0 * (small - low) / (high - low) - 1.0
+    return torch.where(high > low, 2.0 * (small - low) / (high - low) - 1.0, 0.0).to(depth)
 
 
 def at_area(size: Size, area: int, multiple: int) -> Size:

@@ -69,13 +69,17 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
     given = request.hints()
     image = pictures.read_colours(request.image) if request.image != "" else None
     mask = _mask(request, image)
-    if image is not None and any(around := sides(request.extend)):
+    own, around = None if image is None else image.size, sides(request.extend)
+    if image is not None and any(around):
         mask = canvas.padded(Image.new("L", image.size) if mask is None else mask, around, 255)
         image = canvas.padded(image, around)
     size = _size(request, native if image is None else image.size)
     if image is not None:
         image = canvas.fitted(image, size, request.resize)
     planes = {name: _plane(request, name, file, image) for name, file in given.items()}
+    if any(around):  # Maps of the picture go along with it.
+        maps = {name: plane for name, plane in planes.items() if plane.size == own}
+        planes |= {name: canvas.padded(plane, around, 0 if plane.mode == "L" else None) for name, plane in maps.items()}
     hints = {name: canvas.fitted(plane, size, request.resize) for name, plane in planes.items()}
     back = None
     if image is not None and mask is not None:
@@ -126,7 +130,7 @@ def _mask(request: Request, image: Image.Image | None) -> Image.Image | None:
             f"The mask is {mask.width}x{mask.height} pixels and the image {image.width}x{image.height}: give a mask of "
             "the image's shape."
         )
-    return mask.resize(image.size, Image.Resampling.LANCZOS)
+    return mask.resize(image.size, canvas.scaling(mask))
 
 
 def _plane(request: Request, name: str, file: str, image: Image.Image | None) -> Image.Image:

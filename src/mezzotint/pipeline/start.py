@@ -26,7 +26,7 @@ from mezzotint.conditioning.hints import INPAINT, channels, hint_named
 from mezzotint.pipeline.edit import Edit, surrounded
 from mezzotint.sampling.guidance import Guidance
 from mezzotint.sampling.known import Known
-from mezzotint.types import Conditioning, Request, UserError
+from mezzotint.types import Conditioning, Request, UserError, sides
 from mezzotint.vae.codec import Codec
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def layout(pipe: Pipeline, request: Request) -> Layout:
         raise UserError("This model draws on a depth map: give depth.")
     if names == (PICTURE,) and request.image == "":
         raise UserError("This model changes a picture by words: give image.")
-    if request.mask != "" or request.extend != "":
+    if request.mask != "" or any(sides(request.extend)):
         given.add(INPAINT)
     if channels == 0 and pipe.hints is not None and given & known:
         return Layout(pipe.hints.names, learned=True)
@@ -76,7 +76,7 @@ def strength(request: Request, layout: Layout) -> float:
     """How much is drawn anew: what is asked for, or by the mode. A model that reads the picture begins from noise."""
     if request.strength is not None:
         return request.strength
-    whole = request.image == "" or request.mask != "" or request.extend != "" or layout.names == (PICTURE,)
+    whole = request.image == "" or request.mask != "" or any(sides(request.extend)) or layout.names == (PICTURE,)
     return 1.0 if whole else STRENGTH
 
 
@@ -142,7 +142,7 @@ def start(pipe: Pipeline, plan: Plan, noise: Callable[[Sequence[int]], Tensor]) 
     if plan.noise is not None:
         n = plan.noise.detach().to(pipe.device, torch.float32)
     sigma, names = first.sigmas[0], plan.layout.names
-    spatial = beside(codec, edit, names, first.size).to(pipe.device) if names else None
+    spatial = beside(codec, edit, plan.layout, first.size).to(pipe.device) if names else None
     prompts = shown(pipe, edit) if edit.prompts else None
     # The deviation of x0 + sigma * n where x0, unknown yet, has unit variance: at sigma 4096 it is sigma.
     x = math.hypot(1.0, sigma) * n
@@ -174,15 +174,20 @@ def shown(pipe: Pipeline, edit: Edit) -> Shown:
     return Shown(tokens, nothing, torch.tensor([[share for _, share in edit.prompts]], device=tokens.device))
 
 
-def beside(codec: Codec, edit: Edit, names: Sequence[str], size: tuple[int, int]) -> Tensor:
-    """What a U-Net reads beside the latent, [1 S h w], in the order of the names; zero where it is not given."""
+def beside(codec: Codec, edit: Edit, layout: Layout, size: tuple[int, int]) -> Tensor:
+    """What a U-Net reads beside the latent, [1 S h w], in the order of its names; zero where it is not given.
+
+    Models from elsewhere are told of a soft mask's brighter half, as they know it; ours of all that is to be seen anew.
+    """
+    names = layout.names
     parts: list[Tensor] = []
     for name in names:
         if name == PICTURE and edit.pixels is not None:
             parts.append(codec.unscale(codec.encode(edit.pixels)))  # As it was trained, without the scaling factor.
         elif name == INPAINT and (edit.mask is not None or len(names) == 1):
             pixels = torch.zeros(1, 3, *(side * codec.factor for side in size)) if edit.pixels is None else edit.pixels
-            parts.append(inpainting(codec, pixels, torch.ones_like(pixels[:, :1]) if edit.mask is None else edit.mask))
+            mask = torch.ones_like(pixels[:, :1]) if edit.mask is None else edit.mask
+            parts.append(inpainting(codec, pixels, (mask > 0).to(mask) if layout.learned else mask))
         elif name in edit.hints:
             parts.append(hint_named(name).reads(edit.hints[name], size))
         else:

@@ -14,6 +14,8 @@ from mezzotint.store.single_file import save_file
 from mezzotint.types import UserError
 
 Layout = Literal["diffusers", "single-file"]
+ELSEWHERE = ("inpaint", "depth")
+"""The hints for which other programs know models that read them."""
 
 
 def convert(
@@ -35,6 +37,8 @@ def convert(
     if reads != "":
         if parts.hints is None:
             raise UserError(f"The model has learned no hints, so it cannot read {reads}: leave reads out.")
+        if reads not in ELSEWHERE:
+            raise UserError(f"Other programs know no model that reads {reads}: choose {' or '.join(ELSEWHERE)}.")
         parts = replace(parts, unet=parts.hints.unet(parts.unet, reads), hints=None)
     if to == "single-file":
         save_file(parts, target, dtype=dtype)

@@ -36,8 +36,13 @@ class Held(str):
         """The name of a PIL image, bytes [H W] or [H W 3], or numbers [H W]. Raises UserError for anything else."""
         import numpy as np
 
-        if isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
-            picture = Image.fromarray(picture)
+        if isinstance(picture, np.ndarray) and picture.dtype in (np.uint8, np.bool_):
+            levels = picture * np.uint8(255) if picture.dtype == np.bool_ else picture
+            try:
+                picture = Image.fromarray(levels[..., 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels)
+            except (TypeError, ValueError) as error:
+                shape = list(levels.shape)
+                raise UserError(f"An array {shape} is no picture: give bytes [H W] or [H W 3].") from error
         if isinstance(picture, Image.Image):
             kind, data = picture.mode, picture.tobytes()
         else:
@@ -46,8 +51,10 @@ class Held(str):
                 picture = np.asarray(picture, dtype=np.float32)
             except (TypeError, ValueError, RuntimeError):
                 picture = np.zeros(())
-            if picture.ndim < 2:
-                raise UserError(f"A {given} is no picture: give a file, a PIL image or numbers [H W].")
+            if picture.ndim > 2:
+                picture = picture.squeeze()
+            if picture.ndim != 2:
+                raise UserError(f"A {given} is no picture: give a file, a PIL image, bytes [H W 3] or numbers [H W].")
             kind, data = "F", picture.tobytes()
         size = picture.size if isinstance(picture, Image.Image) else picture.shape
         digest = hashlib.sha256(f"{kind} {size} ".encode() + data).hexdigest()
@@ -136,7 +143,8 @@ def read_colours(name: str) -> Image.Image:
 
 def read_mask(name: str) -> Image.Image:
     """The picture in grey, mode L: 255 where it is white, 0 where it is black or transparent. Raises as above."""
-    return _opaque(name, "black").convert("L")
+    picture = _opaque(name, "black")
+    return (picture.convert("RGB") if picture.mode == "LAB" else picture).convert("L")
 
 
 def read_depth(name: str) -> Image.Image:
@@ -195,7 +203,7 @@ def check_there(name: str) -> None:
 def _opaque(name: str, ground: str) -> Image.Image:
     """The picture upright in 8 bits, on a ground of this colour where it is transparent."""
     picture = _turned(name)
-    if picture.has_transparency_data:
+    if picture.has_transparency_data and picture.mode not in TOP:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
     return _eight_bits(picture, name)

@@ -17,6 +17,8 @@ SHARE = 0.002
 """A grey stands for something from this share of the pixels on."""
 APART = 16
 """And if it is so far from every other that does, of 255."""
+MOST_LABELS = 64
+"""Up to so many, greys that are the numbers from 0 or 1 on are the labels themselves."""
 
 
 def given(picture: Image.Image) -> Image.Image:
@@ -37,6 +39,9 @@ def given(picture: Image.Image) -> Image.Image:
 def _nearest(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Every pixel's label [H W]: black, or one of the greys that stand for something."""
     counts = np.bincount(grey.ravel(), minlength=256)
+    numbers = np.flatnonzero(counts[1:]) + 1
+    if 0 < len(numbers) <= MOST_LABELS and numbers[-1] == len(numbers):
+        return grey.astype(np.int64)
     often = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= SHARE * grey.size]
     levels = [0]
     for level in often:

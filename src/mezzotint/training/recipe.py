@@ -43,8 +43,7 @@ class Recipe:
     scenes: int
     """Scenes rendered for training; each is also seen mirrored."""
     tinted: float = 0.0
-    """The share of those scenes whose colours lie between the named ones (`world.colours`), without which a U-Net
-    learns that pairs of shape and colour that it was never shown cannot be."""
+    """The share of those scenes whose colours lie between the named ones (`world.colours`)."""
     vae: VAERecipe
     clip: CLIPRecipe
     bert: BERTRecipe = field(default_factory=BERTRecipe)

@@ -132,7 +132,6 @@ def still_life_128() -> Recipe:
         name="still-life-128",
         size=128,
         scenes=40960,
-        tinted=0.4,
         vae=VAERecipe(
             network=_vae(128, 16, 32, 64, 128),
             crop=64,

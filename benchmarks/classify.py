@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -64,11 +65,11 @@ KINDS = {
 
 
 def measure(
-    pipe: Pipeline, judge: Judge, asked: Sequence[Asked], scale: float, changes: dict[str, object]
+    pipe: Pipeline, judge: Judge, asked: Sequence[Asked], scale: float, changes: dict[str, Any]
 ) -> tuple[int, list[Image.Image]]:
     """How many pictures show what was asked for, and the first few of them."""
     told = [(f"{one.words}:{scale}",) if scale != 0 else () for one in asked]
-    requests = [pipe.request(**{**changes, "seed": 5000 + row, "classify": words}) for row, words in enumerate(told)]  # type: ignore[arg-type]
+    requests = [pipe.request(**{**changes, "seed": 5000 + row, "classify": words}) for row, words in enumerate(told)]
     right, images = 0, dict[int, Image.Image]()
     for picture in pipe.draw(requests):
         (found,) = judge.find(pixels_of(picture.image)[None])
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
     pipe, (judge, _) = mezzotint.load(options.model), load_judge()
-    changes: dict[str, object] = {name: getattr(options, name) for name in ("prompt", "guidance", "steps", "sampler")}
+    changes: dict[str, Any] = {name: getattr(options, name) for name in ("prompt", "guidance", "steps", "sampler")}
     changes = {name: value for name, value in changes.items() if value is not None}
     sheet = Sheet(len(options.kinds) * len(options.scales) * COLUMNS, pipe.size, COLUMNS)
     print("| asked for | scale | right object | 95% interval | n | seconds a picture |\n|---|---|---|---|---|---|")

@@ -8,6 +8,7 @@ The two take turns, so that whatever else the machine does falls on both; the ra
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -94,6 +95,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"The number of rounds is {options.rounds}; it must be 1 or more.")
+    if importlib.util.find_spec("diffusers") is None:
+        parser.error("diffusers, which this is measured beside, is not here: make test installs it.")
     from mezzotint.store.models import resolve
 
     folder = resolve(options.model)

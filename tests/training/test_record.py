@@ -66,6 +66,13 @@ def test_an_older_run_goes_on(tmp_path: Path):
         begin(replace(run, recipe=other, resume=True), ["unet"])
 
 
+@pytest.mark.parametrize("setting", ["scenes=3", "tinted=0.5"])
+def test_a_stage_goes_on_with_the_scenes_that_it_began_with(tmp_path: Path, setting: str):
+    run = a_run(tmp_path, stage="vae")
+    with pytest.raises(UserError, match="other settings"):
+        begin(replace(run, recipe=changed(debug(), [setting]), resume=True), ["vae"])
+
+
 def test_what_reads_the_texts_belongs_to_the_u_net(tmp_path: Path):
     """A later stage does not say of it what it is not."""
     run = a_run(tmp_path, changed(debug(), ["encoder=bert", "bert.read=0.5"]), stage="unet")

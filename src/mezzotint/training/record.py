@@ -30,6 +30,8 @@ PARTS = {
     "sight": ("sight",),
 }
 """The keys that belong to one stage, stage by stage."""
+SHOWN = ("scenes", "tinted")
+"""The keys of which scenes a stage learns from."""
 BESIDE = ("recipe", "data", "start")
 """The keys that stand beside the recipe's own."""
 
@@ -147,7 +149,7 @@ def begin(run: Run, stages: Collection[str]) -> None:
             continue
         if not run.resume:
             raise UserError(f"{run.stage(stage)} was begun before: go on with --resume, or move it away.")
-        if was and any(was[key] != told[key] for key in (*PARTS[stage], "scenes")):
+        if was and any(was[key] != told[key] for key in (*PARTS[stage], *SHOWN)):
             raise UserError(f"{run.stage(stage)} was begun with other settings: give the same, or another --out.")
     told |= {key: was[key] for stage, keys in PARTS.items() if was and stage not in stages for key in keys}
     told["start"] = {**before.get("start", {}), **dict.fromkeys(stages, start)}

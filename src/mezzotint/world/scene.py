@@ -36,6 +36,8 @@ HELD_OUT_PAIRS = frozenset(
 )
 """(shape, colour) never seen in training: every shape once."""
 
+TINT_SEED = 7_000_003
+"""Between the stream that draws scenes and that of their tints."""
 HELD_OUT_SHARE = 10
 """One in this many combinations of two or more solids is kept out of training."""
 
@@ -150,8 +152,7 @@ def gather(scenes: list[Scene]) -> Scenes:
                 column[row, slot] = getattr(solid, name)
     table = torch.tensor([TABLES.index(scene.table) for scene in scenes])
     light = torch.tensor([LIGHTS.index(scene.light) for scene in scenes])
-    plain = {"tint": torch.zeros(*size, 3), "clear": torch.ones(size, dtype=torch.bool)}
-    return Scenes(**integer, present=present, **real, table=table, light=light, **plain)
+    return Scenes(**integer, present=present, **real, table=table, light=light, **_untinted(len(scenes)))
 
 
 def is_held_out(solids: tuple[Solid, ...]) -> bool:
@@ -190,6 +191,13 @@ def random_scenes(count: int, seed: int, *, held_out: bool | None = False, tinte
     return _tinted(scenes, tinted, seed) if tinted > 0 else scenes
 
 
+def _untinted(count: int) -> dict[str, Tensor]:
+    return {
+        "tint": torch.zeros(count, MAX_OBJECTS, 3),
+        "clear": torch.ones(count, MAX_OBJECTS, dtype=torch.bool),
+    }
+
+
 def _tinted(scenes: Scenes, share: float, seed: int) -> Scenes:
     """A share of the scenes in other tints; solids of one scene whose colours have one name have one tint."""
     generator = torch.Generator().manual_seed(seed + TINT_SEED)
@@ -202,9 +210,6 @@ def _tinted(scenes: Scenes, share: float, seed: int) -> Scenes:
         clear=torch.take_along_dim(clear, scenes.colour, dim=1) | ~chosen,
     )
 
-
-TINT_SEED = 7_000_003
-"""Between the stream that draws scenes and that of their tints."""
 
 COUNT_SHARES = (0.24, 0.36, 0.22, 0.18)
 """How often one, two, three and four solids stand on the table."""
@@ -243,8 +248,7 @@ def _candidates(count: int, generator: torch.Generator) -> Scenes:
         yaw=yaw,
         table=integers(len(TABLES), count),
         light=integers(len(LIGHTS), count),
-        tint=torch.zeros(*size, 3),
-        clear=torch.ones(size, dtype=torch.bool),
+        **_untinted(count),
     )
 
 

@@ -70,6 +70,7 @@ def test_one_large_scene_after_another_is_the_same_as_alone(here: Path):
         (["-o", "none/sheet.png"], "no folder"),
         (["-o", "/dev/null/sheet.png"], "/dev/null"),
         (["--seed", "1.5"], "whole number"),
+        (["--seed", "18446744073709551616"], "from 0 to"),
         (["--colour", "red"], "--colour"),
     ],
 )

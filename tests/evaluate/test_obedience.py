@@ -109,35 +109,38 @@ def test_an_unknown_category():
 
 
 def test_the_categories_are_geneval_s_and_ours():
-    assert set(CATEGORIES) == {*GENEVAL, "held_out", "three_in_order"}
+    assert set(CATEGORIES) == {*GENEVAL, "held_out", "three_in_order", "reworded", "groups"}
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_prompts_say_what_is_wanted(asked: dict[str, list[Task]], category: str):
     for task in asked[category]:
         prompt = task.prompt.removeprefix("a photo of ").replace("tori", "torus").replace("boxes", "box")
-        words = re.findall(rf"(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})s?\b", prompt)
-        spoken = [Wanted(shape, colour) for colour, shape in words]
-        number = {"two": 2, "three": 3, "four": 4}.get(prompt.split()[0], 1)
-        spoken *= number
-        if re.search(r"right of|behind", prompt):
+        colours, numbers = "|".join(COLOURS), {"two": 2, "three": 3, "four": 4}
+        words = re.findall(
+            rf"(?:({'|'.join(numbers)}) )?(?:({colours}) )?\b({'|'.join(SHAPES)})s?\b(?: that is ({colours}))?", prompt
+        )
+        spoken: list[Wanted] = []
+        for number, before, shape, after in words:
+            spoken += [Wanted(shape, before + after)] * numbers.get(number, 1)
+        if re.search(r"right of|behind|to its left|right to left|in front of it", prompt):
             spoken.reverse()
         assert tuple(spoken) == task.wanted, task
-        order = "across" if re.search(r"(left|right) of|left to right", prompt) else ""
-        assert task.order == ("deep" if re.search(r"in front of|behind", prompt) else order)
+        order = "across" if re.search(r"\b(left|right)\b", prompt) else ""
+        assert task.order == ("deep" if re.search(r"in front of|behind|foreground", prompt) else order)
 
 
-@pytest.mark.parametrize("category", ["color_attr", "three_in_order"])
+@pytest.mark.parametrize("category", ["color_attr", "three_in_order", "reworded"])
 def test_combinations_were_never_trained_though_their_pairs_were(asked: dict[str, list[Task]], category: str):
     for task in asked[category]:
         assert is_held_out(solids(task))
         assert not set(pairs(task)) & HELD_OUT_PAIRS
         assert len({wanted.shape for wanted in task.wanted}) == len({wanted.colour for wanted in task.wanted})
-        assert len(task.wanted) == (2 if category == "color_attr" else 3)
+        assert len(task.wanted) == (3 if category == "three_in_order" else 2)
 
 
 def test_whatever_tells_colours_of_several_was_never_trained(asked: dict[str, list[Task]]):
-    for category in ("position", "counting", "held_out"):
+    for category in ("position", "counting", "held_out", "groups"):
         told = [task for task in asked[category] if len(task.wanted) > 1 and coloured(task)]
         assert len(told) > 20
         assert all(is_held_out(solids(task)) for task in told)
@@ -155,6 +158,9 @@ def test_every_shape_colour_count_and_relation_is_asked_for(asked: dict[str, lis
     assert {wanted.colour for task in asked["colors"] for wanted in task.wanted} == set(COLOURS)
     assert {len(task.wanted) for task in asked["counting"]} == {1, 2, 3, 4}
     assert {task.order for task in asked["position"]} == {"across", "deep"}
+    assert {task.order for task in asked["reworded"]} == {"", "across", "deep"}
+    assert {len(task.wanted) for task in asked["groups"]} == {3, 4}
+    assert all(len(set(task.wanted)) == 2 for task in asked["groups"])
     assert all(a.shape != b.shape for category in ("two_object", "position") for a, b in
                (task.wanted for task in asked[category]))  # fmt: skip
 

@@ -121,6 +121,7 @@ def test_user_errors(tmp_path: Path) -> None:
         ("vocab.json", '{"a": "b"}', "cannot be read"),
         ("vocab.json", "{", "is not JSON"),
         ("merges.txt", "a\n", "cannot be read"),
+        ("merges.txt", "", "no merges"),
     ]:
         before = (tmp_path / name).read_text()
         (tmp_path / name).write_text(content)

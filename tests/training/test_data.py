@@ -151,8 +151,21 @@ def test_a_broken_picture_is_named(tmp_path: Path, content: bytes | None):
     file = picture(tmp_path / "a.png", (64, 64), (1, 2, 3))
     file.write_bytes(file.read_bytes()[:60] if content is None else content)
     file.with_suffix(".txt").write_text("a")
-    with pytest.raises(UserError, match=r"a\.png cannot be read as a picture"):
-        Folder(tmp_path, 8).pixels(torch.tensor([0]))
+    if content is None:
+        folder = Folder(tmp_path, 8)
+        with pytest.raises(UserError, match=r"a\.png is not a picture"):
+            folder.pixels(torch.tensor([0]))
+    else:
+        with pytest.raises(UserError, match=r"a\.png is not a picture"):  # Found before anything is trained.
+            Folder(tmp_path, 8)
+
+
+def test_sixteen_bits_and_a_byte_order_mark(tmp_path: Path):
+    Image.fromarray(np.full((8, 8), 0x8000, dtype=np.uint16)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa grey square")
+    folder = Folder(tmp_path, 8)
+    assert folder.captions(torch.tensor([0]), 0) == ["a grey square"]
+    assert folder.pixels(torch.tensor([0])).abs().max() < 0.01
 
 
 def test_what_is_transparent_shows_white(tmp_path: Path):

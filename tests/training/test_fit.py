@@ -247,6 +247,23 @@ def test_a_training_that_diverges_is_no_success(tmp_path: Path):
     assert equal(weights(task.network), before)
 
 
+class Overflowing(Straight):
+    """Its last step leaves weights that are no numbers."""
+
+    def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 20:
+            with torch.no_grad():
+                next(self.network.parameters()).fill_(torch.inf)
+        return super().loss(index, generator)
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path):
+    with pytest.raises(UserError, match="diverged"):
+        fit(Overflowing(), config(images=8 * 20), tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path):
     """What was logged after the last checkpoint is logged again, so no row may stand there twice."""
     with pytest.raises(Power):

@@ -16,6 +16,7 @@ from mezzotint.training.recipe import Recipe
 from mezzotint.training.recipes import changed, debug
 from mezzotint.training.record import begin, check_parts, recipe_of, recorded, settled
 from mezzotint.training.run import Run
+from mezzotint.training.stages import carry_out
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
 from mezzotint.vae.tiny_config import TinyAutoencoderConfig
@@ -40,6 +41,23 @@ def test_a_run_s_recipe_comes_before_the_named_one(tmp_path: Path):
     assert recipe_of(tmp_path, "debug", debug()) == mine
     with pytest.raises(UserError, match="another recipe"):
         recipe_of(tmp_path, "still-life-64", debug())
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_is_resumed_as_it_was(tmp_path: Path):
+    """Without --resume it binds nobody."""
+    mine = changed(debug(), ["scenes=7"])
+    begin(Run(mine, tmp_path, "debug", start=tmp_path / "model"), ["vae"])
+    assert recipe_of(tmp_path, "debug", debug()) == debug()
+    assert recipe_of(tmp_path, "debug", debug(), resume=True) == mine
+    run = Run(mine, tmp_path, "debug", resume=True)
+    assert settled(run, "vae").start == tmp_path / "model"
+    assert settled(replace(run, resume=False), "vae").start is None
+
+
+def test_a_stage_that_goes_with_one_that_is_gone(tmp_path: Path):
+    run = a_run(tmp_path, stage="unet")
+    with pytest.raises(UserError, match="unet goes with a vae that is gone"):
+        carry_out(replace(run, resume=True), "all")
 
 
 def test_an_older_run_says_less_of_itself(tmp_path: Path):

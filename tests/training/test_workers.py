@@ -40,6 +40,12 @@ print(network.weight.flatten().tolist())
 """
 
 
+def test_one_that_does_not_come_is_not_waited_for():
+    gone = [sys.executable, "-c", "raise SystemExit(3)"]
+    with pytest.raises(UserError, match="ended with code 3"), workers.company(gone, 2):
+        workers.join()
+
+
 def test_shares_make_up_the_batch(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     parts: list[torch.Tensor] = []
@@ -141,7 +147,7 @@ def together(*arguments: str) -> list[tuple[int, str, str]]:
     [
         (["vae", "debug", "imagse=3"], "no setting 'imagse'"),  # Every process finds out,
         (["vae", "debug", "--out", "file"], "cannot be written"),  # the first alone,
-        (["vae", "debug", "batch=2", "--data", "data", "--out", "run"], "b.png cannot be read"),  # or any one of them.
+        (["vae", "debug", "batch=2", "--data", "data", "--out", "run"], "b.png is not"),  # or any one of them.
     ],
 )
 def test_all_refuse_what_one_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], said: str):

@@ -12,10 +12,14 @@ import pytest
 
 from mezzotint.world import captions
 from mezzotint.world.captions import (
+    AND,
+    ANY_TABLE,
     BEHIND,
     COLOUR_WORDS,
     FILLERS,
     IN_FRONT_OF,
+    IS,
+    ITS,
     LEFT_OF,
     LIGHT_WORDS,
     MATERIAL_WORDS,
@@ -62,51 +66,110 @@ def either(words: list[str]) -> str:
     return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
 
 
+_NUMBER = rf"(?:\b(?P<number>{either([*NUMBERS, 'a pair of', 'an', 'a', 'one', 'the'])}) )?"
+_ADJECTIVE = rf"\b(?:{either(ADJECTIVES)})\b"
+_ADJECTIVES = rf"(?P<adjectives>(?:\b(?:{either([*ADJECTIVES, *FILLERS])}) )*)"
 MENTION = re.compile(
-    rf"(?:\b(?P<number>{either([*NUMBERS, 'an', 'a', 'one'])}) )?"
-    rf"(?P<adjectives>(?:\b(?:{either([*ADJECTIVES, *FILLERS])}) )*)\b(?P<noun>{either(NOUNS)})\b"
+    rf"{_NUMBER}{_ADJECTIVES}"
+    rf"(?:\b(?P<noun>{either(NOUNS)})\b(?: (?:that|which) is (?P<after>{_ADJECTIVE}))?|(?P<last>{_ADJECTIVE}))"
 )
-ADJECTIVE = re.compile(rf"\b(?:{either(ADJECTIVES)})\b")
+ADJECTIVE = re.compile(_ADJECTIVE)
+TABLES = {word: name for name, words in TABLE_WORDS.items() for word in words}
+TABLES |= {word.replace("a ", "the ", 1): name for word, name in TABLES.items()}
+ON_TABLE = re.compile(rf"on (?P<table>{either([*TABLES])}), ")
 WAYS = {words: (axis, turned) for axis, turned, several in (
     ("across", False, LEFT_OF), ("across", True, RIGHT_OF), ("deep", False, IN_FRONT_OF), ("deep", True, BEHIND)
 ) for words in several}  # fmt: skip
+WAYS_OF_IT = {words: WAYS[several[0]] for several, some in ITS.items() for words in some}
+ROW = r"(?:from )?(left|right) to (left|right):|,? ?from (left|right) to (left|right)|in a row"
+FORMS = {
+    "across": (
+        "0 on the left and 1 on the right", "0 on the left, 1 on the right",
+        "0 is on the left and 1 is on the right", "1 on the right and 0 on the left",
+        "on the left 0, on the right 1", "on the left is 0 and on the right is 1",
+        "on the right 1, on the left 0", "left 0, right 1",
+        "0 on the left, 1 in the middle and 2 on the right", "on the left 0, in the middle 1, on the right 2",
+        "1 in the middle, 0 on the left and 2 on the right", "1 between 0 and 2",
+    ),
+    "deep": (
+        "0 in front and 1 behind", "0 in the foreground and 1 in the background", "in front 0, behind it 1",
+        "in the foreground 0, in the background 1", "1 in the background and 0 in the foreground",
+    ),
+}  # fmt: skip
+"""What stands first in the order is 0."""
 
 
-def relation(i: int, j: int, words: str) -> tuple[int, int, str]:
-    axis, turned = WAYS[words]
+def relation(i: int, j: int, way: tuple[str, bool]) -> tuple[int, int, str]:
+    axis, turned = way
     return (j, i, axis) if turned else (i, j, axis)
+
+
+def chain(places: list[int], axis: str) -> list[tuple[int, int, str]]:
+    return [(a, b, axis) for a, b in pairwise(places)]
 
 
 def read(text: str) -> Reading:
     text = text.lower().removesuffix(".")
+    rest = ""
+    if (table := ON_TABLE.match(text)) is not None:
+        rest, text = f"on {table['table']}", text[table.end() :]
     found = list(MENTION.finditer(text))
     mentions: list[tuple[int, Said]] = []
+    nouns = [match["noun"] for match in found]
+    if len(found) > 1 and nouns[0] is not None and nouns[1] is None:  # 'three balls: two red and one blue'
+        opening, text = text[: found[0].start()], text[found[0].end() :].lstrip(":, ")
+        found = list(MENTION.finditer(text))
+        assert {match["noun"] for match in found} == {None}, text
+        heading, text = nouns[0], opening + text
+        found = list(MENTION.finditer(text))
+    else:
+        heading = nouns[-1]  # 'a red and a blue ball'
     for match in found:
-        said = [MEANING[match["noun"]][1], "", "", ""]
-        for word in ADJECTIVE.findall(match["adjectives"]):
+        said = [MEANING[match["noun"] or heading][1], "", "", ""]
+        for word in ADJECTIVE.findall(f"{match['adjectives']} {match['after'] or ''} {match['last'] or ''}"):
             kind, value = MEANING[word]
             assert said[kind] == "", f"said twice: {text}"
             said[kind] = value
-        mentions.append((NUMBERS.get(match["number"] or "", 1), (said[0], said[1], said[2], said[3])))
+        number = 2 if match["number"] == "a pair of" else NUMBERS.get(match["number"] or "", 1)
+        mentions.append((number, (said[0], said[1], said[2], said[3])))
     between = [text[a.end() : b.start()].strip() for a, b in pairwise(found)]
     before, after = text[: found[0].start()].strip(), text[found[-1].end() :].strip()
+    for opening in (*OPENINGS, "there are "):
+        before = before.removeprefix(opening.strip()) if before == opening.strip() else before
+    skeleton = f"{before} @" + "".join(f" {words} @" for words in between) + f" {after}"
+    for axis, forms in FORMS.items():
+        for form in forms:
+            pattern = re.escape(re.sub(r"\d", "@", form).replace("@,", "@ ,").strip())
+            if match := re.fullmatch(rf"\s*{pattern}(?P<rest>(?: ?,.*| on .*| )?)", skeleton):
+                order = [int(digit) for digit in re.findall(r"\d", form)]
+                relations = chain([order.index(place) for place in range(len(order))], axis)
+                return Reading(mentions, relations, False, rest + match["rest"].lstrip())
     relations: list[tuple[int, int, str]] = []
+    listed = 0
     for i, words in enumerate(between):
-        if words.removeprefix("is ") in WAYS:
-            relations.append(relation(i, i + 1, words.removeprefix("is ")))
-        elif words in ("is", "stands", "there is"):
-            relations.append(relation(1, 0, before))  # 'left of A is B'
-        elif words in ("on the left and", "on the right and"):
-            other = "on the right" if "left" in words else "on the left"
-            assert after.startswith(other), text
-            after = after.removeprefix(other).strip()
-            relations.append(relation(i, i + 1, LEFT_OF[0] if "left" in words else RIGHT_OF[0]))
+        bare = re.sub(rf"^(?:{either([*IS])}) (?=.)", "", words)
+        of_it = re.sub(r"^(?:and|,) ", "", words)
+        if bare in WAYS:
+            relations.append(relation(i, i + 1, WAYS[bare]))
+        elif of_it in WAYS_OF_IT:
+            relations.append(relation(i + 1, i, WAYS_OF_IT[of_it]))
+        elif words in (*IS, "there is"):
+            relations.append(relation(1, 0, WAYS[before]))  # 'left of A is B'
         else:
-            assert words in ("and", "with", "and also", ",", *NEXT_TO), f"{words!r} in {text!r}"
-    if before == "from left to right:" or after.startswith((", from left to right", "in a row")):
-        relations = [(i, i + 1, "across") for i in range(len(found) - 1)]
-        after = after.removeprefix(", from left to right").removeprefix("in a row").strip()
-    return Reading(mentions, relations, any(words in NEXT_TO for words in between), after)
+            assert words in (*AND, ",", ", and", *NEXT_TO), f"{words!r} in {text!r}"
+            listed += 1
+    for words in sorted(WAYS_OF_IT, key=len, reverse=True):
+        if re.match(rf"{words}\b(?! of it)", after):
+            relations.append(relation(1, 0, WAYS_OF_IT[words]))
+            after = after.removeprefix(words).strip()
+            break
+    row = re.fullmatch(ROW, before) or re.match(ROW, after)
+    if row is not None:
+        assert listed == len(between), text
+        places = list(range(len(found)))
+        relations = chain(places[::-1] if row[0].endswith(("to left", "to left:")) else places, "across")
+        after = after[row.end() :].strip() if row.string is after else after
+    return Reading(mentions, relations, any(words in NEXT_TO for words in between), rest + after)
 
 
 def true_of(reading: Reading, scene: Scene) -> bool:
@@ -141,7 +204,7 @@ def told() -> list[tuple[Scene, Told, Reading]]:
     scenes = random_scenes(1000, 21, held_out=None).describe()
     # Beside each other, and neither clearly left of nor in front of the other: what "near" is said of.
     near = Scene((Solid("cube", "red", x=-0.4), Solid("cone", "blue", size="small", x=0.4, y=0.6)))
-    pairs = [(scene, tell(scene, chooser)) for scene in (*scenes * 4, *[near] * 1000)]
+    pairs = [(scene, tell(scene, chooser)) for scene in (*scenes * 8, *[near] * 1000)]
     return [(scene, caption, read(caption.text)) for scene, caption in pairs]
 
 
@@ -158,8 +221,11 @@ def test_what_is_told_as_data_is_what_the_words_say(told: list[tuple[Scene, Told
             assert sorted(map(said_of, caption.solids)) == sorted(spoken), caption.text
         else:
             assert {axis for _, _, axis in reading.relations} == {caption.order}, caption.text
-            backwards = reading.relations[0][0] > reading.relations[0][1]
-            mentions = reading.mentions[::-1] if backwards else reading.mentions
+            follows = {i: j for i, j, _ in reading.relations}
+            places = list(follows.keys() - follows.values())
+            while places[-1] in follows:
+                places.append(follows[places[-1]])
+            mentions = [reading.mentions[place] for place in places]
             assert [said for count, said in mentions for _ in range(count)] == [*map(said_of, caption.solids)]
 
 
@@ -174,10 +240,12 @@ def test_what_is_told_in_order_stands_in_order(told: list[tuple[Scene, Told, Rea
 def test_table_and_light_are_the_scene_s(told: list[tuple[Scene, Told, Reading]]):
     for scene, caption, reading in told:
         rest = reading.rest
-        said = re.match(rf"on (?P<table>{either([w for words in TABLE_WORDS.values() for w in words])})\b", rest)
+        said = re.match(rf"on (?P<table>{either([*TABLES])})\b", rest)
         if said is not None:
-            assert said["table"] in TABLE_WORDS[scene.table], caption.text
+            assert TABLES[said["table"]] == scene.table, caption.text
             rest = rest[said.end() :]
+        for words in ANY_TABLE:
+            rest = rest.removeprefix(words)
         lit = re.match(rf", (?P<light>{either([*LIGHT_WORDS.values()])})", rest)
         if lit is not None:
             assert lit["light"] == LIGHT_WORDS[scene.light], caption.text
@@ -202,11 +270,15 @@ def test_every_paraphrase_is_used(told: list[tuple[Scene, Told, Reading]]):
         *(plural(word) for words in SHAPE_WORDS.values() for word in words),
         *(word for words in TABLE_WORDS.values() for word in words),
         *LIGHT_WORDS.values(), *NUMBERS, *OPENINGS, *FILLERS, *LEFT_OF, *RIGHT_OF, *IN_FRONT_OF, *BEHIND, *NEXT_TO,
-        "object", "thing", "solid", "from left to right:", "in a row", "stands", "one", "on the left and",
-        "on the right and",
+        *IS, *AND, *ANY_TABLE, *WAYS_OF_IT, "object", "thing", "solid", "from left to right:", "right to left:",
+        "from right to left", "in a row", "one", "the", "a pair of", "that is", "which is",
     ]  # fmt: skip
     assert [word for word in words if re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", everything) is None] == []
     assert ", from left to right" in everything
+    forms = [re.sub(r"\d", "[^,]+", form) for forms in FORMS.values() for form in forms]
+    assert [form for form in forms if re.search(rf"^{form}", everything, re.MULTILINE) is None] == []
+    apart = ("^two [a-z]+: one ", "^three [a-z]+: (?:two|one) ", "^a [a-z]+ and a [a-z]+ [a-z]+$")
+    assert [form for form in apart if re.search(form, everything, re.MULTILINE) is None] == []
 
 
 def test_captions_are_a_pure_function_of_the_chooser(told: list[tuple[Scene, Told, Reading]]):

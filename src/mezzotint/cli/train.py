@@ -141,7 +141,7 @@ def recipe_for(options: Options) -> Recipe:
     from mezzotint.training.record import recipe_of
 
     folder = options.folder
-    before = recipe_of(folder, options.recipe, recipe_named(options.recipe))
+    before = recipe_of(folder, options.recipe, recipe_named(options.recipe), resume=options.resume)
     recipe = changed(before, options.settings, stage="" if options.stage == "all" else options.stage)
     if options.stage == "assemble" and replace(recipe, name=before.name, defaults=before.defaults) != before:
         raise UserError(f"The stages in {folder} were trained with other settings: change name and defaults alone.")

@@ -40,6 +40,8 @@ class Options:
             raise UserError(f"The number of scenes is {self.n}; it must be from 1 to 10000.")
         if not 8 <= self.size <= 2048:
             raise UserError(f"The size is {self.size}; it must be from 8 to 2048 pixels.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"The seed is {self.seed}; it must be from 0 to 2**63 - 1.")
         if not 0 <= self.tinted <= 1:
             raise UserError(f"The tinted share is {self.tinted}; it must be from 0 to 1.")
 

@@ -77,10 +77,14 @@ def _counting(chooser: random.Random) -> Task:
 
 
 def _counted(chooser: random.Random, count: int, one: Wanted) -> Task:
+    return Task(_opening(chooser) + _several(count, one), (one,) * count)
+
+
+def _several(count: int, one: Wanted) -> str:
+    """'two red cubes', or 'a red cube'."""
     if count == 1:
-        return Task(_opening(chooser) + phrase(one), (one,))
-    words = f"{NUMBER_WORDS[count][0]} {one.colour} {plural(one.shape)}".replace("  ", " ")
-    return Task(_opening(chooser) + words, (one,) * count)
+        return phrase(one)
+    return f"{NUMBER_WORDS[count][0]} {one.colour} {plural(one.shape)}".replace("  ", " ")
 
 
 def _color_attr(chooser: random.Random) -> Task:
@@ -124,6 +128,45 @@ def _three(chooser: random.Random) -> Task:
     return Task(f"from left to right: {phrase(a)}, {phrase(b)} and {phrase(c)}", (a, b, c), "across")
 
 
+REWORDED = (
+    ("{the_a} is to the left of {the_b}", "across"),
+    ("{the_b} stands to the right of {the_a}", "across"),
+    ("{b} with {a} to its left", "across"),
+    ("{a}, and to its right {b}", "across"),
+    ("on the left {a}, on the right {b}", "across"),
+    ("{a} is on the left, {b} is on the right", "across"),
+    ("{a} to the left and {b} to the right", "across"),
+    ("from right to left: {b}, {a}", "across"),
+    ("{the_a} is in front of {the_b}", "deep"),
+    ("{b} with {a} in front of it", "deep"),
+    ("{a} in the foreground, {b} in the background", "deep"),
+    ("{the_a} and {the_b}", ""),
+    ("{a_that} and {b_that}", ""),
+    ("can you draw {a} next to {b}?", ""),
+    ("two things: {a} and {b}", ""),
+    ("I would like to see {a} as well as {b}, please", ""),
+)
+"""Ways to ask for a and b, and the order in which they must stand; some are words that no caption uses."""
+
+
+def _reworded(chooser: random.Random) -> Task:
+    a, b = _combination(chooser, 2)
+    words, order = chooser.choice(REWORDED)
+    the = {f"the_{name}": f"the {one.colour} {one.shape}" for name, one in (("a", a), ("b", b))}
+    that = {f"{name}_that": f"a {one.shape} that is {one.colour}" for name, one in (("a", a), ("b", b))}
+    return Task(words.format(a=phrase(a), b=phrase(b), **the, **that), (a, b), order)
+
+
+def _groups(chooser: random.Random) -> Task:
+    """Three or four solids of two kinds."""
+    while True:
+        one, other = _combination(chooser, 2)
+        m, n = chooser.choice(((1, 2), (2, 1), (2, 2), (1, 3), (3, 1)))
+        wanted = (one,) * m + (other,) * n
+        if is_held_out(tuple(Solid(solid.shape, solid.colour) for solid in wanted)):
+            return Task(f"{_opening(chooser)}{_several(m, one)} and {_several(n, other)}", wanted)
+
+
 def trained_pairs() -> Iterator[tuple[str, str]]:
     """Every (shape, colour) that training sees."""
     return ((shape, colour) for shape in SHAPES for colour in COLOURS if (shape, colour) not in HELD_OUT_PAIRS)
@@ -151,5 +194,7 @@ CATEGORIES: dict[str, Callable[[random.Random], Task]] = {
     "color_attr": _color_attr,
     "held_out": _held_out,
     "three_in_order": _three,
+    "reworded": _reworded,
+    "groups": _groups,
 }
-"""GenEval's six, pairs never trained, and three different solids from left to right."""
+"""GenEval's six, pairs never trained, three different solids from left to right, other words, and two kinds."""

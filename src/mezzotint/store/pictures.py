@@ -200,6 +200,11 @@ def check_there(name: str) -> None:
         raise UserError(f"There is no picture {name}: give the name of a file.")
 
 
+def check_picture(name: str) -> None:
+    """Raise UserError for a file that does not begin as a picture does."""
+    _turned(name, whole=False)
+
+
 def _opaque(name: str, ground: str) -> Image.Image:
     """The picture upright in 8 bits, on a ground of this colour where it is transparent."""
     picture = _turned(name)
@@ -209,14 +214,16 @@ def _opaque(name: str, ground: str) -> Image.Image:
     return _eight_bits(picture, name)
 
 
-def _turned(name: str) -> Image.Image:
-    """The picture as it is stored, upright."""
+def _turned(name: str, *, whole: bool = True) -> Image.Image:
+    """The picture as it is stored, upright; not `whole`, its head alone is read."""
     check_there(name)
     try:
         if isinstance(name, Held):
             held = name.picture
             return ImageOps.exif_transpose(held) if isinstance(held, Image.Image) else Image.fromarray(held, mode="F")
         with Image.open(name) as opened:
+            if not whole:
+                return opened
             opened.load()
             return ImageOps.exif_transpose(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

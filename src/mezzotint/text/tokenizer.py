@@ -67,6 +67,9 @@ class Tokenizer(FixedLength):
             raise UserError(
                 f"The tokenizer's vocabulary lacks its special token {missing[0]!r}; take a whole tokenizer."
             )
+        special = set(self.special.distinct())
+        if not self.merges and any(len(t.removesuffix(END_OF_WORD)) > 1 for t in self.vocabulary if t not in special):
+            raise UserError("The tokenizer has no merges, so most of its vocabulary is out of reach: mend merges.txt.")
         if self.length < 3:
             raise UserError(f"The tokenizer's length is {self.length}; it must be 3 or more, bos and eos included.")
         object.__setattr__(self, "_backend", make_backend(self.vocabulary, self.merges, self.special))

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mezzotint.store.pictures import check_picture, read_colours
 from mezzotint.types import UserError
 from mezzotint.world.captions import Told, tell
 from mezzotint.world.render import render
@@ -157,12 +158,17 @@ class Folder:
     ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
     def __init__(self, folder: Path, size: int) -> None:
-        """Raises UserError when the folder has no captioned picture, or a caption that is not text."""
+        """Raises UserError for a folder without captioned pictures, a file that is no picture or a caption that is no text.
+
+        Of every file only the beginning is read here: one that breaks off is found when its turn comes.
+        """
         self.size = size
         found = sorted(file for file in folder.glob("**/*") if file.suffix.lower() in self.ENDINGS)
         self._files = [file for file in found if file.with_suffix(".txt").exists()]
         if not self._files:
             raise UserError(f"{folder} has no picture with a caption in a .txt file of the same name beside it.")
+        for file in self._files:
+            check_picture(str(file))
         self._captions = [_text(file.with_suffix(".txt")) for file in self._files]
         kept = [(file, file.stat()) for file in self._files]
         names = [(file.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in kept]
@@ -179,16 +185,7 @@ class Folder:
         return torch.stack([self._read(self._files[i]) for i in index.tolist()])
 
     def _read(self, file: Path) -> Tensor:
-        try:
-            with Image.open(file) as opened:
-                picture = ImageOps.exif_transpose(opened)
-                if picture.has_transparency_data:
-                    picture = picture.convert("RGBA")
-                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-                picture = picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{file} cannot be read as a picture ({error}): remove or replace it.") from error
-        square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
+        square = ImageOps.fit(read_colours(str(file)), (self.size, self.size), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(square)).permute(2, 0, 1).float().div(127.5).sub(1)
 
     def captions(self, index: Tensor, seed: int) -> list[str]:
@@ -200,6 +197,6 @@ class Folder:
 
 def _text(file: Path) -> str:
     try:
-        return "\n".join(line for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        return "\n".join(line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as a caption ({error}): write it in UTF-8.") from error

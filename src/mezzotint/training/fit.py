@@ -116,7 +116,7 @@ def fit(
         else:
             diverged += 1
             if diverged == MOST_DIVERGED:
-                raise UserError(f"The training in {folder} diverged at {seen} images: lower lr and begin it anew.")
+                raise _diverged(folder, seen)
         seen += config.batch
         if config.ema > 0:
             _blend(average, network, config.ema_decay(seen))
@@ -134,6 +134,8 @@ def fit(
         if sample_every > 0 and seen // sample_every > (seen - config.batch) // sample_every:
             sample(average, seen)
         if now - saved > checkpoint_seconds or seen >= config.images:
+            if not all(bool(p.isfinite().all()) for p in network.parameters()):
+                raise _diverged(folder, seen)
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
@@ -147,6 +149,10 @@ def fit(
             part.replace(checkpoint)
             saved = time.monotonic()
     return average
+
+
+def _diverged(folder: Path, seen: int) -> UserError:
+    return UserError(f"The training in {folder} diverged at {seen} images: lower lr and begin it anew.")
 
 
 def places(count: int, seen: int, batch: int, seed: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mezzotint.types import UserError
@@ -35,8 +36,12 @@ class FitConfig:
         """Raise UserError for a run that cannot be."""
         if self.images < 0 or self.batch < 1:
             raise UserError(f"images is {self.images} and batch {self.batch}; they must be at least 0 and 1.")
-        if self.lr <= 0 or not 0 <= self.fall <= 1:
-            raise UserError(f"lr is {self.lr} and fall {self.fall}; lr must be above 0 and fall from 0 to 1.")
+        if not 0 < self.lr < math.inf or not 0 <= self.fall <= 1:
+            raise UserError(
+                f"lr is {self.lr} and fall {self.fall}; lr must be above 0, not infinite, fall from 0 to 1."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}; it must be from 0 to 2**32 - 1.")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas is {self.betas}; it must be two numbers from 0 to below 1.")
         if self.weight_decay < 0 or self.clip <= 0:

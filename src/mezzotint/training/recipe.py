@@ -29,6 +29,9 @@ from mezzotint.training.settings import (
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
 
+MOST_WORDS = 1_000_000
+"""The largest vocabulary that a tokenizer may learn."""
+
 CLIP, BERT = "clip", "bert"
 """The text encoders that are trained here."""
 
@@ -142,10 +145,10 @@ def _check_towers(clip: CLIPRecipe, size: int) -> None:
     if size % clip.patch != 0:
         raise UserError(f"clip.patch is {clip.patch}; it must divide size, {size}.")
     fewest = 2 * len(byte_alphabet()) + 2
-    if clip.vocab_size < fewest or clip.text_rows < 1:
+    if not fewest <= clip.vocab_size <= MOST_WORDS or clip.text_rows < 1:
         raise UserError(
-            f"clip.vocab_size is {clip.vocab_size} and clip.text_rows {clip.text_rows}; they must be at least {fewest} "
-            "and 1."
+            f"clip.vocab_size is {clip.vocab_size} and clip.text_rows {clip.text_rows}; they must be from {fewest} "
+            f"to {MOST_WORDS} and at least 1."
         )
 
 

@@ -36,21 +36,22 @@ BESIDE = ("recipe", "data", "start")
 """The keys that stand beside the recipe's own."""
 
 
-def recorded(folder: Path) -> dict[str, Any]:
-    """What RUN/recipe.json says; nothing where no stage got as far as a checkpoint, so that a false start binds nobody.
+def recorded(folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """What RUN/recipe.json says; nothing where no stage got as far as a checkpoint, so that a false start binds nobody
+    but who resumes it.
 
     Raises UserError where the file is damaged.
     """
-    kept = any(any(folder.glob(f"*/{name}")) for name in ("checkpoint.pt", "config.json"))
+    kept = resume or any(any(folder.glob(f"*/{name}")) for name in ("checkpoint.pt", "config.json"))
     return read_json(folder / "recipe.json") if kept and (folder / "recipe.json").exists() else {}
 
 
-def recipe_of(folder: Path, origin: str, recipe: Recipe) -> Recipe:
+def recipe_of(folder: Path, origin: str, recipe: Recipe, *, resume: bool = False) -> Recipe:
     """The recipe of the run in a folder, or the given one, called `origin`, where no run was begun there.
 
     Raises UserError where the run there is one of another recipe.
     """
-    told = recorded(folder)
+    told = recorded(folder, resume=resume)
     if not told:
         return recipe
     if told.get("recipe", told.get("name")) != origin:
@@ -71,9 +72,9 @@ def settled(run: Run, stage: str) -> Run:
 
     Raises UserError where others are given, or the pictures are not there any more.
     """
-    told = recorded(run.folder)
+    told = recorded(run.folder, resume=run.resume)
     key = "unet" if stage in ("all", "assemble") else stage
-    starts: dict[str, str | None] = told.get("start", {}) if run.begun(key) or stage == "assemble" else {}
+    starts: dict[str, str | None] = told.get("start", {}) if run.begun(key) or run.resume or stage == "assemble" else {}
     if stage == "assemble" and key not in starts:  # What was learned beside a U-Net that stays as it is.
         key = next(iter(starts), key)
     data, start = run.pictures_from, run.start
@@ -140,7 +141,7 @@ def begin(run: Run, stages: Collection[str]) -> None:
     """
     data, start = (None if path is None else str(path.resolve()) for path in (run.pictures_from, run.start))
     told: dict[str, Any] = {"recipe": run.origin, **json.loads(json.dumps(run.recipe.to_dict())), "data": data}
-    before = recorded(run.folder)
+    before = recorded(run.folder, resume=run.resume)
     if before and before["size"] != run.recipe.size:
         raise UserError(f"{run.folder} holds a run of size {before['size']}: choose another --out for another size.")
     was = json.loads(json.dumps(_recipe_in(run.folder).to_dict())) if before else {}

@@ -109,7 +109,7 @@ def train_clip(run: Run) -> None:
         tokenizer, text = Tokenizer.from_folder(folder / "tokenizer"), None  # Its words are the checkpoint's.
     else:
         tokenizer, text = train_tokenizer(_corpus(pictures), recipe.vocab_size), None
-    if workers.leads():
+    if workers.leads() and not (folder / "tokenizer").exists():
         tokenizer.save(folder / "tokenizer")
     torch.manual_seed(recipe.fit.seed)
     if text is None:
@@ -255,6 +255,10 @@ def carry_out(run: Run, stage: str) -> Path:
         for name in needs:
             if run.start is None:
                 run.need(name)
+        for name in stages:
+            gone = [need for need in NEEDS.get(name, ()) if need in stages and not (run.has(need) or run.begun(need))]
+            if run.begun(name) and gone:
+                raise UserError(f"{run.stage(name)} goes with a {gone[0]} that is gone: move it away too.")
         check_parts(run, stages)
     with workers.agreed():
         if stages and workers.leads():

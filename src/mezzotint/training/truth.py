@@ -20,15 +20,15 @@ Planes = dict[str, np.ndarray]
 
 
 def _planes(drawn: Rendering) -> Planes:
-    """Depth float16 and coverage uint8 [N s s], and boxes uint8 [N 4 4] of left, top, right, bottom in pixels."""
+    """Depth float16 and coverage uint8 [N s s], and boxes int16 [N 4 4] of left, top, right, bottom in pixels."""
     inside = drawn.masks > 0.5
-    boxes = torch.zeros(*inside.shape[:2], 4, dtype=torch.uint8)
+    boxes = torch.zeros(*inside.shape[:2], 4, dtype=torch.int16)
     side = inside.shape[-1]
     for axis, (low, high) in ((2, (0, 2)), (3, (1, 3))):
         line = inside.any(dim=axis)  # Along x where rows are joined, along y where columns are.
         place = torch.arange(side)
-        boxes[..., low] = torch.where(line, place, side).amin(dim=2).to(torch.uint8)
-        boxes[..., high] = torch.where(line, place + 1, 0).amax(dim=2).to(torch.uint8)
+        boxes[..., low] = torch.where(line, place, side).amin(dim=2).to(torch.int16)
+        boxes[..., high] = torch.where(line, place + 1, 0).amax(dim=2).to(torch.int16)
     solid = drawn.masks.sum(dim=1).clamp(max=1).mul(255).round().to(torch.uint8)
     return {"depth": drawn.depth.half().numpy(), "solid": solid.numpy(), "boxes": boxes.numpy()}
 

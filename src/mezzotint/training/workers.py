@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -21,6 +22,11 @@ from mezzotint.types import UserError
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for the others: the first may render for hours, and torchrun ends all when one crashes."""
+
+
+MEETING = "MEZZOTINT_MEETING"
+"""The environment's word for the port at which the processes of `company` meet."""
+_company: list[subprocess.Popen[bytes]] = []
 
 
 class AgreedError(UserError):
@@ -74,13 +80,14 @@ def company(command: Sequence[str], size: int) -> Generator[None]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    meeting = {MEETING: port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     told = [
         {**meeting, "RANK": number, "LOCAL_RANK": number, "OMP_NUM_THREADS": share_of_cores} for number in range(size)
     ]
     first, *rest = [{name: str(value) for name, value in one.items()} for one in told]
     os.environ.update(first)
     others = [subprocess.Popen(command, env={**os.environ, **one}) for one in rest]
+    _company.extend(others)
     torch.set_num_threads(share_of_cores)
     try:
         yield
@@ -97,6 +104,7 @@ def company(command: Sequence[str], size: int) -> Generator[None]:
     finally:
         for other in others:
             other.terminate()
+        _company.clear()
         torch.set_num_threads(threads)
         os.environ.clear()
         os.environ.update(kept)
@@ -110,13 +118,34 @@ def _ended(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def join() -> None:
-    """Meet the other processes, if there are any; where there is a GPU for each it becomes this process's own."""
+    """Meet the other processes, if there are any; where there is a GPU for each it becomes this process's own.
+
+    Raises UserError where one of this process's company ended before it came.
+    """
     if count() == 1 or distributed.is_initialized():
         return
     own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if own < gpus:
         torch.cuda.set_device(own)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus > 0 else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if gpus > 0 else "gloo"
+    distributed.init_process_group(backend, store=_meeting(), rank=rank(), world_size=count(), timeout=PATIENCE)
+
+
+def _meeting() -> distributed.Store | None:
+    """Where the processes of `company` find each other, all of them there; torchrun has a place of its own.
+
+    The first looks after the others here, because what waits inside of torch hears of no crash and no Ctrl-C.
+    """
+    if MEETING not in os.environ:
+        return None
+    place = distributed.TCPStore("127.0.0.1", int(os.environ[MEETING]), is_master=leads(), wait_for_workers=False)
+    place.add("here", 1)
+    while leads() and place.add("here", 0) < count():
+        if any(other.poll() is not None for other in _company):
+            code = next(other.returncode for other in _company if other.returncode is not None)
+            raise UserError(f"A process of the {count()} that were to train together ended with code {code}.")
+        time.sleep(0.05)
+    return place
 
 
 def leave() -> None:

@@ -18,7 +18,7 @@ SHAPE_WORDS = {
     "cube": ("cube", "box", "block"),
     "cylinder": ("cylinder", "can", "drum"),
     "cone": ("cone",),
-    "torus": ("torus", "ring", "donut"),
+    "torus": ("torus", "ring", "donut", "doughnut"),
     "pyramid": ("pyramid",),
 }
 COLOUR_WORDS = {
@@ -44,7 +44,7 @@ TABLE_WORDS = {
 }
 LIGHT_WORDS = {"left": "lit from the left", "right": "lit from the right", "front": "lit from the front"}
 NUMBER_WORDS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
-NUMBERS = tuple(word for words in NUMBER_WORDS.values() for word in words)
+ANY_TABLE = ("on a table", "on the table", "on top of a table")
 OPENINGS = (
     "a photo of ",
     "a picture of ",
@@ -55,7 +55,10 @@ OPENINGS = (
     "there is ",
     "please draw ",
     "draw ",
+    "draw me ",
     "show me ",
+    "i want ",
+    "an illustration of ",
 )
 FILLERS = ("beautiful", "nice", "simple", "3d", "high quality", "detailed", "4k", "perfect", "lovely", "plain")
 CANONICAL = 0.75
@@ -69,7 +72,47 @@ LEFT_OF = ("to the left of", "left of", "on the left of", "on the left side of")
 RIGHT_OF = ("to the right of", "right of", "on the right of", "on the right side of")
 IN_FRONT_OF = ("in front of", "before", "closer than", "below")
 BEHIND = ("behind", "in back of", "further away than", "above")
-NEXT_TO = ("next to", "beside", "near", "close to", "by")
+NEXT_TO = ("next to", "beside", "near", "close to", "by", "alongside")
+IS = ("is", "stands", "sits", "is placed")
+AND = ("and", "with", "and also", "as well as", "plus", "together with")
+ITS = {
+    LEFT_OF: ("to its left", "on its left", "to the left of it", "on the left of it"),
+    RIGHT_OF: ("to its right", "on its right", "to the right of it", "on the right of it"),
+    IN_FRONT_OF: ("in front of it",),
+    BEHIND: ("behind it",),
+}
+"""A relation to what has just been named."""
+WITH_IT = ("{b} with {a} {its}", "{b} and {its} {a}", "{b}, {its} {a}", "{b} and {a} {its}")
+SIDES = (
+    "{a} on the left and {b} on the right",
+    "{a} on the left, {b} on the right",
+    "{a} is on the left and {b} is on the right",
+    "{b} on the right and {a} on the left",
+    "on the left {a}, on the right {b}",
+    "on the left is {a} and on the right is {b}",
+    "on the right {b}, on the left {a}",
+    "left {a}, right {b}",
+)
+"""a is to the left of b."""
+DEPTHS = (
+    "{a} in front and {b} behind",
+    "{a} in the foreground and {b} in the background",
+    "in front {a}, behind it {b}",
+    "in the foreground {a}, in the background {b}",
+    "{b} in the background and {a} in the foreground",
+)
+"""a is in front of b."""
+ROWS = ("from left to right: {row}", "{row}, from left to right", "left to right: {row}", "{row} from left to right")
+"""What follows is told from left to right."""
+MIDDLES = (
+    "{a} on the left, {b} in the middle and {c} on the right",
+    "on the left {a}, in the middle {b}, on the right {c}",
+    "{b} in the middle, {a} on the left and {c} on the right",
+    "{b} between {a} and {c}",
+)
+"""a, b and c stand from left to right; what a thing is between is named in this order too."""
+NOT_OPENED = ("from ", "left ", "right ", "to ", "on ", "in ", *IN_FRONT_OF, *BEHIND)
+"""What begins like this is not introduced by "a photo of"."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +132,23 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
     """One caption of the scene, chosen by `chooser`."""
     solids = list(scene.solids)
     style = _Style.random(chooser, named=all(solid.colour != "" for solid in solids))
-    body, named, order = _PLANS[len(solids)](solids, style)
-    text = body
-    if chooser.random() < 0.3:
-        text += f" on {chooser.choice(TABLE_WORDS[scene.table])}"
+    if chooser.random() < 0.1 and len(_groups(solids, style)) == len(solids):
+        style = replace(style, definite=True)
+    text, named, order = _PLANS[len(solids)](solids, style)
+    table = chooser.random()
+    if table < 0.3:
+        words = chooser.choice(TABLE_WORDS[scene.table])
+        if table < 0.03:
+            words = words.replace("a ", "the ", 1)
+        text = f"on {words}, {text}" if table > 0.27 else f"{text} on {words}"
+    elif table < 0.34:
+        text += f" {chooser.choice(ANY_TABLE)}"
     if chooser.random() < 0.07:
         text += f", {LIGHT_WORDS[scene.light]}"
-    if chooser.random() < 0.35 and not text.startswith(("from", *IN_FRONT_OF, *BEHIND, *LEFT_OF, *RIGHT_OF)):
+    said_as_sentence = any(f" {verb} " in text for verb in IS)
+    if chooser.random() < 0.35 and not (said_as_sentence or text.startswith(NOT_OPENED)):
         opening = chooser.choice(OPENINGS)
-        if opening == "there is " and text.startswith(NUMBERS):
+        if opening == "there is " and text.startswith(tuple(word for words in NUMBER_WORDS.values() for word in words)):
             opening = "there are "
         text = opening + text
     if chooser.random() < 0.06:
@@ -118,6 +169,7 @@ class _Style:
     shape: bool
     size: bool
     material: bool
+    definite: bool = False
 
     @classmethod
     def random(cls, chooser: random.Random, *, named: bool) -> _Style:
@@ -139,38 +191,56 @@ class _Style:
             material=solid.material if self.material else "",
         )
 
-    def adjectives(self, solid: Solid) -> str:
+    def adjectives(self, solid: Solid, *, colour: bool = True) -> str:
         words: list[str] = []
         if self.size:
             words.append(self.word(SIZE_WORDS[solid.size]))
         if self.material:
             words.append(self.word(MATERIAL_WORDS[solid.material]))
-        if self.chooser.random() < 0.02:
-            words.append(self.chooser.choice(FILLERS))
-        if self.colour:
+        if self.colour and colour:
             words.append(self.word(COLOUR_WORDS[solid.colour]))
+        if self.chooser.random() < 0.05:
+            self.chooser.shuffle(words)
+        if self.chooser.random() < 0.02:
+            words.insert(0, self.chooser.choice(FILLERS))
         return " ".join(words)
 
     def noun(self, solid: Solid) -> str:
         return self.word(SHAPE_WORDS[solid.shape]) if self.shape else self.word(("object", "thing", "solid"))
 
     def one(self, solid: Solid) -> str:
-        """'a small red ball'."""
-        phrase = f"{self.adjectives(solid)} {self.noun(solid)}".strip()
+        """'a small red ball', or 'a small ball that is red'."""
+        after = self.colour and self.chooser.random() < 0.05
+        phrase = f"{self.adjectives(solid, colour=not after)} {self.noun(solid)}".strip()
+        if after:
+            phrase += f" {self.word(('that is', 'which is'))} {self.word(COLOUR_WORDS[solid.colour])}"
+        if self.definite:
+            return f"the {phrase}"
         article = self.chooser.random()
         if article < 0.03:
             return f"one {phrase}"
-        if article < 0.09:
-            return phrase
-        return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+        return phrase if article < 0.09 else indefinite(phrase)
+
+    def number(self, count: int) -> str:
+        return self.word(NUMBER_WORDS[count])
 
     def several(self, solid: Solid, count: int) -> str:
         """'three red balls', or one of them."""
         if count == 1:
             return self.one(solid)
-        return f"{self.word(NUMBER_WORDS[count])} {self.adjectives(solid)} {plural(self.noun(solid))}".replace(
-            "  ", " "
-        )
+        number = "a pair of" if count == 2 and self.chooser.random() < 0.05 else self.number(count)
+        return f"{number} {self.adjectives(solid)} {plural(self.noun(solid))}".replace("  ", " ")
+
+    def listed(self, phrases: Sequence[str]) -> str:
+        """'a, b and c'."""
+        draw = self.chooser.random()
+        last = ", " if draw < 0.08 else ", and " if draw < 0.3 and len(phrases) > 2 else " and "
+        return f"{', '.join(phrases[:-1])}{last}{phrases[-1]}"
+
+
+def indefinite(phrase: str) -> str:
+    """The phrase with "a" or "an" before it."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def plural(noun: str) -> str:
@@ -206,14 +276,18 @@ def _two(solids: list[Solid], style: _Style) -> _Plan:
     a, b = chooser.sample(solids, 2)
     if _alike(solids, style) and chooser.random() < 0.8:
         return style.several(a, 2), solids, "any"
-    if chooser.random() < 0.4:
+    if _of_one_shape(solids, style) and chooser.random() < 0.3:
+        return _apart(_groups(_listed(solids, chooser), style), style)
+    if chooser.random() < 0.45:
         for relation, first, second in ((left_of, a, b), (left_of, b, a), (before, a, b), (before, b, a)):
             if relation(first, second):
                 return _related(a, b, relation, first is a, style)
     a, b = _listed(solids, chooser)
     if chooser.random() < 0.3 and _close(a, b):
         return f"{style.one(a)} {style.word(NEXT_TO)} {style.one(b)}", [a, b], "any"
-    return f"{style.one(a)} {style.word(('and', 'with', 'and also'))} {style.one(b)}", [a, b], "any"
+    if chooser.random() < 0.08:
+        return f"{style.one(a)}, {style.one(b)}", [a, b], "any"
+    return f"{style.one(a)} {style.word(AND)} {style.one(b)}", [a, b], "any"
 
 
 def _listed(solids: Sequence[Solid], chooser: random.Random) -> list[Solid]:
@@ -229,19 +303,33 @@ def _close(a: Solid, b: Solid) -> bool:
 
 def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_first: bool, style: _Style) -> _Plan:
     """'a is left of b', said from either side; a and b are named in this order."""
-    across = relation is left_of
+    across, chooser = relation is left_of, style.chooser
     forward, backward = (LEFT_OF, RIGHT_OF) if across else (IN_FRONT_OF, BEHIND)
-    words = style.word(forward if a_first else backward)
+    words, turned = (forward, backward) if a_first else (backward, forward)
     one, other = style.one(a), style.one(b)
-    text = f"{one} {words} {other}"
-    draw = style.chooser.random()
-    if across and draw < 0.08:
-        text = f"{one} on the {'left' if a_first else 'right'} and {other} on the {'right' if a_first else 'left'}"
-    elif draw < 0.14:
-        text = f"{words} {other} {style.word(('is', 'stands', 'there is'))} {one}"
-    elif draw < 0.2:
-        text = f"{one} is {words} {other}"
+    first, second = (one, other) if a_first else (other, one)
+    draw = chooser.random()
+    if draw < 0.52:
+        text = f"{one} {style.word(words)} {other}"
+    elif draw < 0.66:
+        text = f"{one} {style.word(IS)} {style.word(words)} {other}"
+    elif draw < 0.72:
+        text = f"{style.word(words)} {other} {style.word((*IS, 'there is'))} {one}"
+    elif draw < 0.84:
+        text = chooser.choice(WITH_IT).format(a=other, b=one, its=style.word(ITS[turned]))
+    elif draw < 0.96 or not across:
+        text = chooser.choice(SIDES if across else DEPTHS).format(a=first, b=second)
+    else:
+        text = _told_across([first, second], style)
     return text, [a, b] if a_first else [b, a], "across" if across else "deep"
+
+
+def _told_across(phrases: list[str], style: _Style) -> str:
+    """'from left to right: a and b', or from right to left."""
+    form = style.word(ROWS)
+    if style.chooser.random() < 0.75:
+        return form.format(row=style.listed(phrases))
+    return form.replace("left to right", "right to left").format(row=style.listed(phrases[::-1]))
 
 
 def _in_a_row(solids: Sequence[Solid]) -> bool:
@@ -251,14 +339,13 @@ def _in_a_row(solids: Sequence[Solid]) -> bool:
 def _row(solids: list[Solid], style: _Style) -> _Plan:
     """Three or four told from left to right."""
     phrases = [style.one(solid) for solid in solids]
-    listed = f"{', '.join(phrases[:-1])} and {phrases[-1]}"
     draw = style.chooser.random()
-    if draw < 0.45:
-        text = f"from left to right: {listed}"
-    elif draw < 0.65:
-        text = f"{listed}, from left to right"
-    elif draw < 0.75:
-        text = f"{listed} in a row"
+    if draw < 0.6:
+        text = _told_across(phrases, style)
+    elif draw < 0.7:
+        text = f"{style.listed(phrases)} in a row"
+    elif draw < 0.82 and len(phrases) == 3:
+        text = style.chooser.choice(MIDDLES).format(a=phrases[0], b=phrases[1], c=phrases[2])
     # A chain of relations, told from either end.
     elif style.chooser.random() < 0.6:
         text = f" {style.word(LEFT_OF)} ".join(phrases)
@@ -273,14 +360,15 @@ def _many(solids: list[Solid], style: _Style) -> _Plan:
     if _alike(solids, style) and chooser.random() < 0.85:
         return style.several(solids[0], len(solids)), solids, "any"
     groups = _groups(_listed(solids, chooser), style)
+    if _of_one_shape(solids, style) and chooser.random() < 0.3:
+        return _apart(groups, style)
     if 1 < len(groups) < len(solids) and chooser.random() < 0.7:
         return _grouped(groups, style)
     row = sorted(solids, key=lambda solid: solid.x)
     if _in_a_row(row) and chooser.random() < 0.8:
         return _row(row, style)
     listed = _listed(solids, chooser)
-    phrases = [style.one(solid) for solid in listed]
-    return f"{', '.join(phrases[:-1])} and {phrases[-1]}", listed, "any"
+    return style.listed([style.one(solid) for solid in listed]), listed, "any"
 
 
 def _groups(solids: Sequence[Solid], style: _Style) -> list[list[Solid]]:
@@ -301,8 +389,27 @@ def _grouped(groups: list[list[Solid]], style: _Style) -> _Plan:
             return f"{phrases[0]} {style.word(LEFT_OF)} {phrases[1]}", named, "across"
         if all(left_of(b, a) for a in one for b in other):
             return f"{phrases[0]} {style.word(RIGHT_OF)} {phrases[1]}", [*other, *one], "across"
-        return f"{phrases[0]} {style.word(('and', 'with'))} {phrases[1]}", named, "any"
-    return f"{', '.join(phrases[:-1])} and {phrases[-1]}", named, "any"
+        return f"{phrases[0]} {style.word(AND)} {phrases[1]}", named, "any"
+    return style.listed(phrases), named, "any"
+
+
+def _of_one_shape(solids: Sequence[Solid], style: _Style) -> bool:
+    """Whether the solids are told apart by adjectives alone."""
+    return style.colour and len({style.said(solid).shape for solid in solids}) == 1 and not _alike(solids, style)
+
+
+def _apart(groups: list[list[Solid]], style: _Style) -> _Plan:
+    """'three balls: two red and one blue', or 'a red and a blue ball'."""
+    named = [solid for group in groups for solid in group]
+    noun = style.noun(named[0])
+    adjectives = [style.adjectives(group[0]) for group in groups]
+    if len(groups) == len(named) and style.chooser.random() < 0.5:
+        if style.chooser.random() < 0.3:
+            return f"{style.listed(adjectives)} {plural(noun)}", named, "any"
+        return f"{style.listed([*map(indefinite, adjectives)])} {noun}", named, "any"
+    counts = ["one" if len(group) == 1 else style.number(len(group)) for group in groups]
+    parts = style.listed([f"{count} {words}" for count, words in zip(counts, adjectives, strict=True)])
+    return f"{style.number(len(named))} {plural(noun)}{style.word((':', ','))} {parts}", named, "any"
 
 
 _PLANS: dict[int, Callable[[list[Solid], _Style], _Plan]] = {1: _one, 2: _two, 3: _many, 4: _many}

@@ -215,6 +215,8 @@ COUNT_SHARES = (0.24, 0.36, 0.22, 0.18)
 """How often one, two, three and four solids stand on the table."""
 ALIKE_SHARE = 0.35
 """How often several solids are all of one shape, and mostly of one colour and size: these teach counting."""
+TWO_KINDS_SHARE = 0.35
+"""How often three or four others are of two kinds, the solids of each alike: these teach counting apart."""
 
 
 def _candidates(count: int, generator: torch.Generator) -> Scenes:
@@ -235,6 +237,12 @@ def _candidates(count: int, generator: torch.Generator) -> Scenes:
     colour = torch.where(one_colour, colour[:, :1], colour)
     material = torch.where(one_colour, material[:, :1], material)
     big = torch.where(one_colour & chance(0.8, count, 1), big[:, :1], big)
+    two_kinds = ~alike & (number > 2)[:, None] & chance(TWO_KINDS_SHARE, count, 1)
+    kind = integers(2, *size)
+    kind[:, 0], kind[:, 1] = 0, 1
+    shape, colour, material, big = (
+        torch.where(two_kinds, values.gather(1, kind), values) for values in (shape, colour, material, big)
+    )
     x, y = _places(present, big, generator)
     yaw = torch.rand(size, generator=generator) * (2 * torch.pi)
     return Scenes(

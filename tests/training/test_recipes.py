@@ -135,7 +135,7 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("unet.fit.seed=18446744073709551616", "from 0 to"),
         ("sight.network.widths=()", "one or more widths"),
         ("sight.network.norm_num_groups=3", "divisible by"),
-        ("vae.network.shift_factor={}", "shift_factor"),
+        ("vae.network.shift_factor={}", "of the wrong kind"),
         ("encoder=", "encoder is empty"),
         ("bert.heads=5", "heads must divide width"),
         ("bert.layers=0", "encoder_layers 0"),

@@ -98,6 +98,33 @@ def test_two_processes_learn_what_one_does(tmp_path: Path):
     assert {path.name for path in (tmp_path / "2").iterdir()} == {"checkpoint.pt", "log.jsonl"}
 
 
+GATHER = """
+import torch
+from mezzotint.training import workers
+workers.join()
+everything = torch.arange(10.0).view(5, 2)
+rows = workers.share(everything).clone().requires_grad_(True)
+everyone, own = workers.gathered(rows)
+assert torch.equal(everyone.detach(), torch.cat([everything[0::2], everything[1::2]]))
+assert torch.equal(everyone[own], rows)
+((everyone @ everyone.T)[own] ** 2).sum().backward()
+whole = torch.cat([everything[0::2], everything[1::2]]).requires_grad_(True)
+((whole @ whole.T) ** 2).sum().backward()
+assert torch.allclose(rows.grad, whole.grad[own])
+"""
+
+
+@pytest.mark.slow
+def test_rows_of_all_processes_and_their_gradient():
+    """Uneven shares too; what one process makes of another's rows finds its way back there."""
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", GATHER], env={**os.environ, **there, "RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+
+
 def test_a_refusal_in_one_process_alone_is_as_it_is(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     error = UserError("The picture is broken.")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mezzotint.conditioning.clip import CLIPModel, VisionOutput, normalise
 from mezzotint.text.tokenizer import Tokenizer
+from mezzotint.training import workers
 from mezzotint.training.cells import Cells
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.world.captions import Told
@@ -123,12 +124,13 @@ class CLIPTask:
         device = network.clip.logit_scale.device
         paired = index[: max(1, len(index) // self._rows)]
         seed = int(torch.randint(2**31, (1,), generator=generator))
-        pixels = normalise(self._pictures.pixels(paired).to(device))
+        with workers.agreed():  # Before the processes meet for the contrast: one may find a picture broken.
+            pixels = normalise(self._pictures.pixels(paired).to(device))
         vision = network.clip.vision_model(pixels, hidden_states=True)
         if not isinstance(self._pictures, StillLife):
-            ids = self._ids(self._pictures.captions(index, seed), extra=1).to(device)
-            text = network.clip.text_model(ids)
-            loss, accuracy = self._contrast(network.clip, text.pooled, vision.pooled, alike(paired, ids))
+            ids = self._ids(self._pictures.captions(index, seed)).to(device)
+            text = network.clip.text_model(self._cut(ids, extra=1))
+            loss, accuracy = self._contrast(network.clip, text.pooled, vision.pooled, paired, ids)
             return loss, {"retrieval": accuracy}
         told = self._pictures.told(index, seed)
         shown = truth_seen([self._pictures.scene(i) for i in paired.tolist()])
@@ -141,10 +143,10 @@ class CLIPTask:
         # Now and then all places, so that none stays as chance made it.
         most = self._tokenizer.length if float(torch.rand(1, generator=generator)) < ALL_PLACES else 5
         extra = int(torch.randint(1, most + 1, (1,), generator=generator))
-        ids = self._ids([t.text for t in told], extra=extra).to(device)
-        text = network.clip.text_model(ids)
-        pooled = text.pooled[: len(paired)]
-        contrast, retrieval = self._contrast(network.clip, pooled, vision.pooled, alike(paired, ids[: len(paired)]))
+        ids = self._ids([t.text for t in told]).to(device)
+        text = network.clip.text_model(self._cut(ids, extra=extra))
+        pooled, with_picture = text.pooled[: len(paired)], ids[: len(paired)]
+        contrast, retrieval = self._contrast(network.clip, pooled, vision.pooled, paired, with_picture)
         loss, figures = loss + CONTRAST * contrast, {"retrieval": retrieval, **figures}
         if self._fixed_text:
             return loss, figures
@@ -163,25 +165,28 @@ class CLIPTask:
         truth = (part.to(tokens.device) for part in self._pictures.cells(index, side))
         return self.network.patches.loss(tokens.transpose(1, 2).unflatten(2, (side, side)), *truth)
 
-    def _ids(self, captions: Sequence[str], *, extra: int) -> Tensor:
-        """Token ids [B L], cut to the longest caption and `extra` padding: later places cannot change earlier ones."""
-        ids = torch.tensor(self._tokenizer.encode(captions))
+    def _ids(self, captions: Sequence[str]) -> Tensor:
+        return torch.tensor(self._tokenizer.encode(captions))
+
+    def _cut(self, ids: Tensor, *, extra: int) -> Tensor:
+        """Token ids, cut to the longest caption and `extra` padding: later places cannot change earlier ones."""
         longest = int((ids != self._tokenizer.eos_id).sum(dim=1).max()) + 1
         return ids[:, : min(longest + extra, ids.shape[1])]
 
     @staticmethod
-    def _contrast(clip: CLIPModel, text: Tensor, vision: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
+    def _contrast(clip: CLIPModel, text: Tensor, vision: Tensor, index: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The symmetric loss of pooled outputs [B D], and how often a picture finds its caption (figure 3).
 
-        Pairs that are `alike` [B B] are not told apart.
+        Each is told from those of all processes, but not from what is `alike` by its place [B] or its token ids [B L].
         """
-        t = F.normalize(clip.text_projection(text).float(), dim=-1)
-        v = F.normalize(clip.visual_projection(vision).float(), dim=-1)
-        logits = clip.logit_scale.clamp(max=4.6052).exp() * t @ v.T
-        logits = logits.masked_fill(alike.to(logits.device), -torch.inf)
-        truth = torch.arange(len(logits), device=logits.device)
-        loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
-        return loss, (logits.argmax(dim=0) == truth).float().mean()
+        t, own = workers.gathered(F.normalize(clip.text_projection(text).float(), dim=-1))
+        v, _ = workers.gathered(F.normalize(clip.visual_projection(vision).float(), dim=-1))
+        same = alike(workers.gathered(index.to(ids.device))[0], workers.gathered(ids)[0])[own]
+        scale = clip.logit_scale.clamp(max=4.6052).exp()
+        captions, pictures = ((scale * a[own] @ b.T).masked_fill(same, -torch.inf) for a, b in ((t, v), (v, t)))
+        truth = torch.arange(own.start, own.stop, device=t.device)
+        loss = (F.cross_entropy(captions, truth) + F.cross_entropy(pictures, truth)) / 2
+        return loss, (pictures.argmax(dim=1) == truth).float().mean()
 
 
 def alike(index: Tensor, ids: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ class Folder:
     ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
     def __init__(self, folder: Path, size: int) -> None:
-        """Raises UserError for a folder without captioned pictures, a file that is no picture or a caption that is no text.
+        """Raises UserError for a folder with no captioned picture, or a file that is no picture or no text.
 
         Of every file only the beginning is read here: one that breaks off is found when its turn comes.
         """

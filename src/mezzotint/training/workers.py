@@ -14,6 +14,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -131,14 +132,15 @@ def join() -> None:
     distributed.init_process_group(backend, store=_meeting(), rank=rank(), world_size=count(), timeout=PATIENCE)
 
 
-def _meeting() -> distributed.Store | None:
+def _meeting() -> distributed.TCPStore | None:  # pyright: ignore[reportPrivateImportUsage]
     """Where the processes of `company` find each other, all of them there; torchrun has a place of its own.
 
     The first looks after the others here, because what waits inside of torch hears of no crash and no Ctrl-C.
     """
     if MEETING not in os.environ:
         return None
-    place = distributed.TCPStore("127.0.0.1", int(os.environ[MEETING]), is_master=leads(), wait_for_workers=False)
+    port, store = int(os.environ[MEETING]), distributed.TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    place = store("127.0.0.1", port, is_master=leads(), wait_for_workers=False)
     place.add("here", 1)
     while leads() and place.add("here", 0) < count():
         if any(other.poll() is not None for other in _company):
@@ -189,6 +191,39 @@ def agreed() -> Generator[None]:
 def share(index: Tensor) -> Tensor:
     """This process's part of a batch [B]."""
     return index[rank() :: count()]
+
+
+class _Gathered(torch.autograd.Function):
+    """The rows of all processes; each process's share of the gradient is the sum of what all make of its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, total: int, own: slice) -> Tensor:
+        ctx.own = own
+        everyone = rows.new_zeros(total, *rows.shape[1:])
+        everyone[own] = rows
+        distributed.all_reduce(everyone)
+        return everyone
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        gradient = gradients[0].contiguous()
+        distributed.all_reduce(gradient)
+        return gradient[ctx.own], None, None
+
+
+def gathered(rows: Tensor) -> tuple[Tensor, slice]:
+    """All processes' rows [B ...], process after process, and where this one's are among them.
+
+    Losses of this process's own rows, averaged as `average_gradients` does, have the gradient of the mean over all.
+    """
+    if count() == 1:
+        return rows, slice(0, len(rows))
+    sizes = torch.zeros(count(), dtype=torch.int64, device=rows.device)
+    sizes[rank()] = len(rows)
+    distributed.all_reduce(sizes)
+    ends = sizes.cumsum(0).tolist()
+    own = slice(ends[rank()] - len(rows), ends[rank()])
+    return cast("Tensor", _Gathered.apply(rows, ends[-1], own)), own
 
 
 @torch.no_grad()

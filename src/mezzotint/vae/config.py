@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,8 @@ class AutoencoderConfig:
             raise UserError(f"The autoencoder config has act_fn {self.act_fn!r}; it must be one of {known}.")
         if self.scaling_factor == 0:
             raise UserError("The autoencoder config has scaling_factor 0; it must be another number.")
-        if not isinstance(self.shift_factor, int | float | None):
-            raise UserError(f"The autoencoder config has shift_factor {self.shift_factor!r}; it must be a number.")
+        if self.shift_factor is not None and not math.isfinite(self.shift_factor):
+            raise UserError(f"The autoencoder config has shift_factor {self.shift_factor}; it must be finite.")
         for name in ("latents_mean", "latents_std"):
             if getattr(self, name) is not None:
                 raise UserError(f"The autoencoder config has {name}, which is not supported; it must be null.")

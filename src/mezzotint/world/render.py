@@ -95,6 +95,8 @@ class _View:
     lamp: Tensor  # [lights 3 P] unit direction to the point of the lamp that a sample sees
     ambient: Tensor  # [tables 3 P] light from an open sky
     direct: Tensor  # [tables lights 3 P] light from an unhidden lamp
+    table: Tensor  # [T] the samples that show the table
+    passing: Tensor  # [lights 10 T] how their rays to the lamp pass a point, by its `_powers`
 
 
 @cache
@@ -132,6 +134,7 @@ def _view(height: int, width: int, samples: int, device: str) -> _View:
     albedo = torch.where(on_wall, _named(WALL_ALBEDO, device)[:, :, None], _table_albedo(point))
     facing = torch.where(on_wall, -lamp[:, 1], lamp[:, 2]).clamp(min=0)
     tint = torch.tensor([LAMP_COLOUR[name] for name in LIGHTS], device=device)
+    on_table = (point[2] < ON_TABLE).nonzero()[:, 0]
     return _View(
         direction=direction,
         background=background,
@@ -140,7 +143,26 @@ def _view(height: int, width: int, samples: int, device: str) -> _View:
         lamp=lamp,
         ambient=AMBIENT * albedo * torch.where(on_wall, WALL_SKY, 1.0),
         direct=DIFFUSE * albedo[:, None] * facing[None, :, None] * tint[None, :, :, None],
+        table=on_table,
+        passing=_passing(point[:, on_table], lamp[:, :, on_table]),
     )
+
+
+def _powers(centre: Tensor) -> Tensor:
+    """1, x, y, z, xx, yy, zz, xy, xz and yz of points [n 3]: [n 10]."""
+    x, y, z = centre.T
+    return torch.stack([torch.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z], dim=1)
+
+
+def _passing(point: Tensor, direction: Tensor) -> Tensor:
+    """What makes of `_powers` of c its squared distance from the line through p along d: |c - p|^2 - (d (c - p))^2.
+
+    Points [3 n] and unit directions [L 3 n] give [L 10 n].
+    """
+    along = (point * direction).sum(dim=1, keepdim=True)
+    x, y, z = direction.unbind(dim=1)
+    squares = torch.stack([1 - x * x, 1 - y * y, 1 - z * z, -2 * x * y, -2 * x * z, -2 * y * z], dim=1)
+    return torch.cat([point.square().sum(dim=0) - along.square(), 2 * (along * direction - point), squares], dim=1)
 
 
 def _named(table: dict[str, tuple[float, float, float]], device: str) -> Tensor:
@@ -262,18 +284,13 @@ def _room_lit(solids: _Solids, view: _View) -> Tensor:
     """Whether each sample of table and wall sees the lamp, [B P]: 1, or 0 in a solid's shadow."""
     rows, rays = len(solids.scenes), view.background.shape[0]
     lit = torch.ones(rows * rays, device=view.point.device)
-    square = view.point.square().sum(dim=0)
     light = solids.scenes.light[solids.here // MAX_OBJECTS]
     for index in range(len(LIGHTS)):
         mine = solids.here[light == index]
-        centre, lamp = solids.centre[mine], view.lamp[index]
-        along = centre @ lamp - (view.point * lamp).sum(dim=0)
-        away = centre.square().sum(dim=1, keepdim=True) + square - 2 * (centre @ view.point)
-        which, ray = ((away - along.square_() < solids.bound[mine][:, None]) & (view.point[2] < ON_TABLE)).nonzero(
-            as_tuple=True
-        )
-        k = mine[which]
-        met, _ = solids.meet(k, view.point.index_select(1, ray), lamp.index_select(1, ray))
+        away = _powers(solids.centre[mine]) @ view.passing[index]
+        which, place = (away < 1.001 * solids.bound[mine][:, None]).nonzero(as_tuple=True)
+        k, ray = mine[which], view.table[place]
+        met, _ = solids.meet(k, view.point.index_select(1, ray), view.lamp[index].index_select(1, ray))
         lit[k[met] // MAX_OBJECTS * rays + ray[met]] = 0
     return lit.view(rows, rays)
 
@@ -283,24 +300,26 @@ def _solid_colour(solids: _Solids, view: _View, k: Tensor, ray: Tensor, point: T
     device, scenes = point.device, solids.scenes
     row = k // MAX_OBJECTS
     light = scenes.light[row]
-    lamp = view.lamp[light, :, ray].T
+    lamp = view.lamp.transpose(0, 1).flatten(1).index_select(1, light * view.lamp.shape[2] + ray)
     normal = solids.normal(k, point)
     origin = point + 4e-3 * (normal + lamp)  # off the surface, so that it does not shadow itself
     lit = torch.ones_like(point[0])
+    present, centre = scenes.present.flatten(), solids.centre.T.contiguous()
     for slot in range(MAX_OBJECTS):
         other = row * MAX_OBJECTS + slot
-        away = solids.centre[other].T - origin
-        along = (away * lamp).sum(dim=0)
-        near = (away.square().sum(dim=0) - along.square() < solids.bound[other]) & scenes.present[row, slot]
-        near = near.nonzero()[:, 0]
-        met, _ = solids.meet(other[near], origin.index_select(1, near), lamp.index_select(1, near))
-        lit[near[met]] = 0
+        some = present.index_select(0, other).nonzero()[:, 0]
+        other, start, along = other[some], origin.index_select(1, some), lamp.index_select(1, some)
+        away = centre.index_select(1, other) - start
+        ahead = (away * along).sum(dim=0)
+        near = (away.square_().sum(dim=0) - ahead.square_() < solids.bound.index_select(0, other)).nonzero()[:, 0]
+        met, _ = solids.meet(other[near], start.index_select(1, near), along.index_select(1, near))
+        lit[some[near[met]]] = 0
     # Ambient light comes from above; what stands close to the table gets less of it.
     sky = (0.72 + 0.28 * normal[2]) * (0.62 + 0.38 * (point[2] / 0.6).clamp_(0, 1))
     facing = (normal * lamp).sum(dim=0).clamp_(min=0) * lit
-    tint = torch.tensor([LAMP_COLOUR[name] for name in LIGHTS], device=device)[light].T
-    albedo = torch.tensor([ALBEDO[name] for name in COLOURS], device=device)[scenes.colour.flatten()[k]]
-    albedo = (albedo + scenes.tint.flatten(0, 1)[k]).T
+    tint = torch.tensor([LAMP_COLOUR[name] for name in LIGHTS], device=device).T.index_select(1, light)
+    albedo = torch.tensor([ALBEDO[name] for name in COLOURS], device=device)[scenes.colour.flatten()]
+    albedo = (albedo + scenes.tint.flatten(0, 1)).T.index_select(1, k)
     colour = albedo * (AMBIENT * sky + DIFFUSE * facing * tint)
     half = lamp - view.direction.index_select(1, ray)
     gleam = ((normal * half).sum(dim=0).clamp_(min=0) / half.square().sum(dim=0).sqrt_()) ** 60

@@ -94,12 +94,18 @@ def test_from_the_command_line_and_again(
     files = [Path(name).name for name in provenance.extras]
     assert files == ["ip-adapter.safetensors", "config.json", "model.safetensors", "a.png", "b:2.png"]
     assert main(["reproduce", "out.png"]) == 0
+    Path("a.png").rename("moved.png")
+    assert main(["reproduce", "out.png"]) == 2
+    assert main(["reproduce", "out.png", "--image-prompt", "moved.png:0.7", "--image-prompt", "b:2.png"]) == 0
+    Path("moved.png").rename("a.png")
     assert main([*asked, "--image-prompt", "none.png"]) == 2
     assert main([*asked, "--image-prompt", "a.png:nan"]) == 2
     # Another model of the same shape reads by this one's adapter.
     adapter = str(model / "image_prompt")
     assert main([*asked, "--image-prompt", "a.png", "--image-adapter", adapter, "-o", "again.png"]) == 0
     assert read_provenance(tmp_path / "again.png")[1].request.image_adapter == adapter
+    elsewhere = shutil.copytree(adapter, tmp_path / "elsewhere")
+    assert main(["reproduce", "again.png", "--image-adapter", str(elsewhere)]) == 0
 
 
 def test_a_single_file_keeps_it(

@@ -15,7 +15,7 @@ from mezzotint.store.checksum import FileSum
 from mezzotint.store.extras import Extras
 from mezzotint.store.models import resolve
 from mezzotint.store.pictures import estimator
-from mezzotint.types import PICTURES, Request, UserError
+from mezzotint.types import PICTURES, ImagePrompt, Request, UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,6 +49,10 @@ class Options:
     """The silhouette, where the one that the picture names is now called otherwise."""
     hint: tuple[str, ...] | None = None
     """What else lies on it, in the place of what the picture names, as NAME:FILE; all, in order."""
+    image_prompt: tuple[str, ...] | None = None
+    """A picture as a prompt, in the place of those that the picture names, as FILE or FILE:WEIGHT; all, in order."""
+    image_adapter: str | None = None
+    """What reads pictures as prompts, where the one that the picture names is now called otherwise."""
     device: str | None = None
     """Where to draw; by default where the picture was drawn, if that is here."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -65,7 +69,8 @@ def run(argv: Sequence[str]) -> int:
     from mezzotint.store.png import read_provenance
 
     image, provenance = read_provenance(options.picture)
-    given = {name: getattr(options, name) for name in ("model", "vae", "loras", "embeddings", *PICTURES, "hint")}
+    names = ("model", "vae", "loras", "embeddings", "image_adapter", *PICTURES, "hint", "image_prompt")
+    given = {name: getattr(options, name) for name in names}
     request = provenance.request.but(**{name: value for name, value in given.items() if value is not None})
     folder = located(options, request)
     check_extras(options, request)
@@ -121,8 +126,10 @@ def check_extras(options: Options, request: Request) -> None:
     """Raise UserError for a file beside the model that the picture names and that is not here."""
     extras = Extras.of(request)
     named = {"vae": [extras.vae], "loras": [use.file for use in extras.loras], "embeddings": extras.embeddings}
+    named["image_adapter"] = [extras.image_adapter]
     named |= {name: [getattr(request, name)] for name in PICTURES}
     named["hint"] = [text.partition(":")[2] for text in request.hint]
+    named["image_prompt"] = [ImagePrompt.parse(text).name for text in request.image_prompt]
     for field, files in named.items():
         missing = [file for file in files if file != "" and estimator(file) is None and not Path(file).exists()]
         if missing and getattr(options, field) is None:

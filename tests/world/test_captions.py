@@ -16,6 +16,7 @@ from mezzotint.world.captions import (
     ANY_TABLE,
     BEHIND,
     COLOUR_WORDS,
+    ENDINGS,
     FILLERS,
     IN_FRONT_OF,
     IS,
@@ -110,6 +111,8 @@ def chain(places: list[int], axis: str) -> list[tuple[int, int, str]]:
 
 def read(text: str) -> Reading:
     text = text.lower().removesuffix(".")
+    for ending in ENDINGS:
+        text = text.removesuffix(ending)
     rest = ""
     if (table := ON_TABLE.match(text)) is not None:
         rest, text = f"on {table['table']}", text[table.end() :]
@@ -269,7 +272,7 @@ def test_every_paraphrase_is_used(told: list[tuple[Scene, Told, Reading]]):
           for word in some),
         *(plural(word) for words in SHAPE_WORDS.values() for word in words),
         *(word for words in TABLE_WORDS.values() for word in words),
-        *LIGHT_WORDS.values(), *NUMBERS, *OPENINGS, *FILLERS, *LEFT_OF, *RIGHT_OF, *IN_FRONT_OF, *BEHIND, *NEXT_TO,
+        *LIGHT_WORDS.values(), *NUMBERS, *OPENINGS, *ENDINGS, *FILLERS, *LEFT_OF, *RIGHT_OF, *IN_FRONT_OF, *BEHIND, *NEXT_TO,
         *IS, *AND, *ANY_TABLE, *WAYS_OF_IT, "object", "thing", "solid", "from left to right:", "right to left:",
         "from right to left", "in a row", "one", "the", "a pair of", "that is", "which is",
     ]  # fmt: skip

@@ -58,8 +58,25 @@ OPENINGS = (
     "draw me ",
     "show me ",
     "i want ",
+    "i would like ",
+    "i would like to see ",
+    "i need ",
+    "can you draw ",
+    "could you paint ",
+    "please make ",
+    "please show ",
+    "create ",
+    "generate ",
+    "render ",
+    "paint ",
+    "give me ",
+    "imagine ",
+    "we see ",
+    "things such as ",
+    "these solids: ",
     "an illustration of ",
 )
+ENDINGS = (" please", ", please", "?", "!", ", thank you", ", and nothing else", " in the picture")
 FILLERS = ("beautiful", "nice", "simple", "3d", "high quality", "detailed", "4k", "perfect", "lovely", "plain")
 CANONICAL = 0.75
 """How often the first of several words is taken."""
@@ -155,8 +172,8 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
         text += f", {chooser.choice(FILLERS)}"
     if chooser.random() < 0.2:
         text = text[0].upper() + text[1:]
-    if chooser.random() < 0.2:
-        text += "."
+    if chooser.random() < 0.25:
+        text += chooser.choice(ENDINGS) if chooser.random() < 0.4 else "."
     return Told(text, tuple(style.said(solid) for solid in named), order)
 
 
@@ -234,7 +251,7 @@ class _Style:
     def listed(self, phrases: Sequence[str]) -> str:
         """'a, b and c'."""
         draw = self.chooser.random()
-        last = ", " if draw < 0.08 else ", and " if draw < 0.3 and len(phrases) > 2 else " and "
+        last = ", " if draw < 0.15 else ", and " if draw < 0.35 and len(phrases) > 2 else " and "
         return f"{', '.join(phrases[:-1])}{last}{phrases[-1]}"
 
 
@@ -309,15 +326,15 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
     one, other = style.one(a), style.one(b)
     first, second = (one, other) if a_first else (other, one)
     draw = chooser.random()
-    if draw < 0.52:
+    if draw < 0.40:
         text = f"{one} {style.word(words)} {other}"
-    elif draw < 0.66:
+    elif draw < 0.54:
         text = f"{one} {style.word(IS)} {style.word(words)} {other}"
-    elif draw < 0.72:
+    elif draw < 0.6:
         text = f"{style.word(words)} {other} {style.word((*IS, 'there is'))} {one}"
-    elif draw < 0.84:
-        text = chooser.choice(WITH_IT).format(a=other, b=one, its=style.word(ITS[turned]))
-    elif draw < 0.96 or not across:
+    elif draw < 0.78:
+        text = chooser.choice(WITH_IT).format(a=other, b=one, its=chooser.choice(ITS[turned]))
+    elif draw < 0.9 or not across:
         text = chooser.choice(SIDES if across else DEPTHS).format(a=first, b=second)
     else:
         text = _told_across([first, second], style)
@@ -327,7 +344,7 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
 def _told_across(phrases: list[str], style: _Style) -> str:
     """'from left to right: a and b', or from right to left."""
     form = style.word(ROWS)
-    if style.chooser.random() < 0.75:
+    if style.chooser.random() < 0.65:
         return form.format(row=style.listed(phrases))
     return form.replace("left to right", "right to left").format(row=style.listed(phrases[::-1]))
 

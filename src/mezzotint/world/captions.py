@@ -72,8 +72,8 @@ OPENINGS = (
     "give me ",
     "imagine ",
     "we see ",
-    "things such as ",
-    "these solids: ",
+    "something like ",
+    "the following: ",
     "an illustration of ",
 )
 ENDINGS = (" please", ", please", "?", "!", ", thank you", ", and nothing else", " in the picture")

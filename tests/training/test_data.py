@@ -66,9 +66,9 @@ def test_shards_hold_no_more_than_is_asked_for(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(StillLife, "SHARD", 8)
     whole, few = StillLife(tmp_path, 12, SIZE), StillLife(tmp_path, 3, SIZE)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "still-life-16-1-000-of-3.npy",
-        "still-life-16-1-000.npy",
-        "still-life-16-1-001.npy",
+        f"still-life-16-{StillLife.SEED}-000-of-3.npy",
+        f"still-life-16-{StillLife.SEED}-000.npy",
+        f"still-life-16-{StillLife.SEED}-001.npy",
     ]
     assert (len(whole), len(few)) == (24, 6)
     assert [np.load(path).shape[0] for path in sorted(tmp_path.iterdir())] == [3, 8, 8]
@@ -76,7 +76,7 @@ def test_shards_hold_no_more_than_is_asked_for(tmp_path: Path, monkeypatch: pyte
     drawn = render(gather([whole.scene(9)]), SIZE).pixels
     assert (whole.pixels(torch.tensor([9])) - drawn).abs().max() <= 0.5 / 127.5 + 1e-6
     assert torch.equal(whole.pixels(torch.tensor([9]))[0].add(1).mul(127.5).round().byte(),
-                       torch.from_numpy(np.load(tmp_path / "still-life-16-1-001.npy")[1]))  # fmt: skip
+                       torch.from_numpy(np.load(tmp_path / f"still-life-16-{StillLife.SEED}-001.npy")[1]))  # fmt: skip
 
 
 def test_what_is_rendered_once_is_not_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -89,7 +89,7 @@ def test_what_is_rendered_once_is_not_rendered_again(tmp_path: Path, monkeypatch
     again = StillLife(tmp_path, 2, SIZE)
     assert torch.equal(first.pixels(torch.arange(4)), again.pixels(torch.arange(4)))
     with pytest.raises(AssertionError):
-        StillLife(tmp_path, 2, SIZE, seed=2)
+        StillLife(tmp_path, 2, SIZE, seed=StillLife.SEED + 1)
     # What was interrupted does not bear the name of a shard.
     assert len(list(tmp_path.glob("*.npy"))) == 1
 

@@ -136,6 +136,7 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("sight.network.widths=()", "one or more widths"),
         ("sight.network.norm_num_groups=3", "divisible by"),
         ("vae.network.shift_factor={}", "of the wrong kind"),
+        ("vae.network.shift_factor=1e999", "must be finite"),
         ("encoder=", "encoder is empty"),
         ("bert.heads=5", "heads must divide width"),
         ("bert.layers=0", "encoder_layers 0"),

@@ -52,6 +52,8 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_is_resumed_as_it_was
     run = Run(mine, tmp_path, "debug", resume=True)
     assert settled(run, "vae").start == tmp_path / "model"
     assert settled(replace(run, resume=False), "vae").start is None
+    other = replace(run, start=tmp_path / "other")  # It never began, so it may begin from another.
+    assert settled(other, "vae").start == tmp_path / "other"
 
 
 def test_a_stage_that_goes_with_one_that_is_gone(tmp_path: Path):

@@ -291,3 +291,14 @@ def test_five_hundred_scenes_a_second():
         render(scenes, 64)
         best = min(best, time.perf_counter() - began)
     assert len(scenes) / best >= 500
+
+
+def test_how_far_from_a_point_a_line_passes():
+    chance = torch.Generator().manual_seed(3)
+    points, centres = torch.randn(3, 7, generator=chance), torch.randn(5, 3, generator=chance)
+    directions = F.normalize(torch.randn(2, 3, 7, generator=chance), dim=1)
+    found = module._powers(centres) @ module._passing(points, directions)  # pyright: ignore[reportPrivateUsage]
+    away = centres.T[:, :, None] - points[:, None]
+    for line, squared in zip(directions, found, strict=True):
+        beside = torch.linalg.cross(away, line[:, None].expand_as(away), dim=0)
+        torch.testing.assert_close(squared, beside.square().sum(dim=0), rtol=1e-4, atol=1e-4)

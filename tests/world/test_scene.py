@@ -191,3 +191,13 @@ def test_solids_are_read_from_left_to_right():
 def test_what_the_world_does_not_know(scene: Scene):
     with pytest.raises(ValueError, match=r".+"):
         gather([scene])
+
+
+def test_some_scenes_have_two_kinds():
+    """Three or four solids of which some are alike and some are not, far more often than chance would have it."""
+    scenes = random_scenes(2000, 6).describe()
+    many = [
+        [(s.shape, s.colour, s.size, s.material) for s in scene.solids] for scene in scenes if len(scene.solids) > 2
+    ]
+    two_kinds = sum(len(set(kinds)) == 2 for kinds in many)
+    assert two_kinds / len(many) == pytest.approx(0.31, abs=0.05)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mezzotint.evaluate.obedience import Verdict
 
 ABOUT = (
-    "obedience: draw prompts of eight categories and let the judge say which pictures show just what was asked for; "
+    "obedience: draw prompts of ten categories and let the judge say which pictures show just what was asked for; "
     "or, with --conditioner, draw from masks, depth maps, silhouettes and pictures of scenes kept out of training. "
     "vae: send scenes kept out of training through the autoencoder and back. "
     "judge: train the judge anew on real scenes and measure it."

@@ -88,10 +88,10 @@ def settled(run: Run, stage: str) -> Run:
         data = kept
     if key in starts:
         kept = None if starts[key] is None else Path(str(starts[key]))
-        if start is not None and start.resolve() != kept:
+        if start is not None and start.resolve() != kept and (run.begun(key) or stage == "assemble"):
             began = "no model" if kept is None else kept
             raise UserError(f"{run.stage(key)} was begun from {began}: leave --start out, or choose another --out.")
-        start = kept
+        start = kept if start is None else start
     return replace(run, pictures_from=data, start=start)
 
 

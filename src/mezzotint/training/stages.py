@@ -109,7 +109,7 @@ def train_clip(run: Run) -> None:
         tokenizer, text = Tokenizer.from_folder(folder / "tokenizer"), None  # Its words are the checkpoint's.
     else:
         tokenizer, text = train_tokenizer(_corpus(pictures), recipe.vocab_size), None
-    if workers.leads() and not (folder / "tokenizer").exists():
+    if workers.leads() and not (run.resume and run.begun("clip")):
         tokenizer.save(folder / "tokenizer")
     torch.manual_seed(recipe.fit.seed)
     if text is None:
@@ -245,6 +245,7 @@ def carry_out(run: Run, stage: str) -> Path:
             stages = [name for name in stages if name != "classifier"]  # Nobody knows what those pictures show.
         redraws = stage == "decoder" and run.recipe.decoder.redrawn > 0
         needs = NEEDS.get("hints" if redraws else stage, ())
+        goes_with = {**NEEDS, "decoder": NEEDS["hints"]} if run.recipe.decoder.redrawn > 0 else NEEDS
         if run.recipe.encoder != CLIP:
             if stage == "clip":
                 raise UserError(f"Texts are read by {run.recipe.encoder}: there is no text tower to train.")
@@ -256,8 +257,8 @@ def carry_out(run: Run, stage: str) -> Path:
             if run.start is None:
                 run.need(name)
         for name in stages:
-            gone = [need for need in NEEDS.get(name, ()) if need in stages and not (run.has(need) or run.begun(need))]
-            if run.begun(name) and gone:
+            gone = [n for n in goes_with.get(name, ()) if n in stages and not (run.has(n) or run.begun(n))]
+            if gone and (run.has(name) or run.begun(name)):
                 raise UserError(f"{run.stage(name)} goes with a {gone[0]} that is gone: move it away too.")
         check_parts(run, stages)
     with workers.agreed():

@@ -28,6 +28,7 @@ PATIENCE = timedelta(days=1)
 MEETING = "MEZZOTINT_MEETING"
 """The environment's word for the port at which the processes of `company` meet."""
 _company: list[subprocess.Popen[bytes]] = []
+"""The other processes that this one started."""
 
 
 class AgreedError(UserError):
@@ -140,7 +141,7 @@ def _meeting() -> distributed.TCPStore | None:  # pyright: ignore[reportPrivateI
     if MEETING not in os.environ:
         return None
     port, store = int(os.environ[MEETING]), distributed.TCPStore  # pyright: ignore[reportPrivateImportUsage]
-    place = store("127.0.0.1", port, is_master=leads(), wait_for_workers=False)
+    place = store("127.0.0.1", port, is_master=leads(), wait_for_workers=False, timeout=PATIENCE)
     place.add("here", 1)
     while leads() and place.add("here", 0) < count():
         if any(other.poll() is not None for other in _company):
@@ -206,7 +207,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
-        gradient = gradients[0].contiguous()
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(gradient)
         return gradient[ctx.own], None, None
 
@@ -214,7 +215,8 @@ class _Gathered(torch.autograd.Function):
 def gathered(rows: Tensor) -> tuple[Tensor, slice]:
     """All processes' rows [B ...], process after process, and where this one's are among them.
 
-    Losses of this process's own rows, averaged as `average_gradients` does, have the gradient of the mean over all.
+    The mean loss of its own rows, averaged as `average_gradients` does, has the gradient of the mean over all, where
+    all have as many.
     """
     if count() == 1:
         return rows, slice(0, len(rows))

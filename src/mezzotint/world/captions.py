@@ -7,6 +7,7 @@ so that a text encoder can be taught to read it back and a judge can hold a pict
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -44,6 +45,7 @@ TABLE_WORDS = {
 }
 LIGHT_WORDS = {"left": "lit from the left", "right": "lit from the right", "front": "lit from the front"}
 NUMBER_WORDS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
+NUMBERS = tuple(word for words in NUMBER_WORDS.values() for word in words)
 ANY_TABLE = ("on a table", "on the table", "on top of a table")
 OPENINGS = (
     "a photo of ",
@@ -76,7 +78,7 @@ OPENINGS = (
     "the following: ",
     "an illustration of ",
 )
-ENDINGS = (" please", ", please", "?", "!", ", thank you", ", and nothing else", " in the picture")
+ENDINGS = (" please", ", please", "?", "!", ", thank you", ", and nothing else")
 FILLERS = ("beautiful", "nice", "simple", "3d", "high quality", "detailed", "4k", "perfect", "lovely", "plain")
 CANONICAL = 0.75
 """How often the first of several words is taken."""
@@ -162,10 +164,10 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
         text += f" {chooser.choice(ANY_TABLE)}"
     if chooser.random() < 0.07:
         text += f", {LIGHT_WORDS[scene.light]}"
-    said_as_sentence = any(f" {verb} " in text for verb in IS)
+    said_as_sentence = any(f" {verb} " in re.sub("(that|which) is", "", text) for verb in IS)
     if chooser.random() < 0.35 and not (said_as_sentence or text.startswith(NOT_OPENED)):
         opening = chooser.choice(OPENINGS)
-        if opening == "there is " and text.startswith(tuple(word for words in NUMBER_WORDS.values() for word in words)):
+        if opening == "there is " and text.startswith(NUMBERS):
             opening = "there are "
         text = opening + text
     if chooser.random() < 0.06:
@@ -421,9 +423,8 @@ def _apart(groups: list[list[Solid]], style: _Style) -> _Plan:
     noun = style.noun(named[0])
     adjectives = [style.adjectives(group[0]) for group in groups]
     if len(groups) == len(named) and style.chooser.random() < 0.5:
-        if style.chooser.random() < 0.3:
-            return f"{style.listed(adjectives)} {plural(noun)}", named, "any"
-        return f"{style.listed([*map(indefinite, adjectives)])} {noun}", named, "any"
+        phrases = [*map(indefinite, adjectives)]
+        return f"{', '.join(phrases[:-1])} and {phrases[-1]} {noun}", named, "any"
     counts = ["one" if len(group) == 1 else style.number(len(group)) for group in groups]
     parts = style.listed([f"{count} {words}" for count, words in zip(counts, adjectives, strict=True)])
     return f"{style.number(len(named))} {plural(noun)}{style.word((':', ','))} {parts}", named, "any"

@@ -92,7 +92,7 @@ class _View:
     background: Tensor  # [P] distance to table or wall
     point: Tensor  # [3 P] where that is
     along_axis: Tensor  # [P] depth of a sample at distance 1
-    lamp: Tensor  # [lights 3 P] unit direction to the point of the lamp that a sample sees
+    lamp: Tensor  # [3 lights P] unit direction to the point of the lamp that a sample sees
     ambient: Tensor  # [tables 3 P] light from an open sky
     direct: Tensor  # [tables lights 3 P] light from an unhidden lamp
     table: Tensor  # [T] the samples that show the table
@@ -140,7 +140,7 @@ def _view(height: int, width: int, samples: int, device: str) -> _View:
         background=background,
         point=point,
         along_axis=forward @ direction,
-        lamp=lamp,
+        lamp=lamp.transpose(0, 1).contiguous(),
         ambient=AMBIENT * albedo * torch.where(on_wall, WALL_SKY, 1.0),
         direct=DIFFUSE * albedo[:, None] * facing[None, :, None] * tint[None, :, :, None],
         table=on_table,
@@ -290,7 +290,7 @@ def _room_lit(solids: _Solids, view: _View) -> Tensor:
         away = _powers(solids.centre[mine]) @ view.passing[index]
         which, place = (away < 1.001 * solids.bound[mine][:, None]).nonzero(as_tuple=True)
         k, ray = mine[which], view.table[place]
-        met, _ = solids.meet(k, view.point.index_select(1, ray), view.lamp[index].index_select(1, ray))
+        met, _ = solids.meet(k, view.point.index_select(1, ray), view.lamp[:, index].index_select(1, ray))
         lit[k[met] // MAX_OBJECTS * rays + ray[met]] = 0
     return lit.view(rows, rays)
 
@@ -300,7 +300,7 @@ def _solid_colour(solids: _Solids, view: _View, k: Tensor, ray: Tensor, point: T
     device, scenes = point.device, solids.scenes
     row = k // MAX_OBJECTS
     light = scenes.light[row]
-    lamp = view.lamp.transpose(0, 1).flatten(1).index_select(1, light * view.lamp.shape[2] + ray)
+    lamp = view.lamp.flatten(1).index_select(1, light * view.lamp.shape[2] + ray)
     normal = solids.normal(k, point)
     origin = point + 4e-3 * (normal + lamp)  # off the surface, so that it does not shadow itself
     lit = torch.ones_like(point[0])

@@ -11,7 +11,9 @@ from itertools import pairwise, permutations
 import pytest
 
 from mezzotint.world import captions
-from mezzotint.world.captions import (
+from mezzotint.world.captions import Told, plural, tell
+from mezzotint.world.scene import COLOURS, MATERIALS, SHAPES, SIZES, Scene, Solid, random_scenes
+from mezzotint.world.words import (
     AND,
     ANY_TABLE,
     BEHIND,
@@ -31,11 +33,7 @@ from mezzotint.world.captions import (
     SHAPE_WORDS,
     SIZE_WORDS,
     TABLE_WORDS,
-    Told,
-    plural,
-    tell,
 )
-from mezzotint.world.scene import COLOURS, MATERIALS, SHAPES, SIZES, Scene, Solid, random_scenes
 
 Said = tuple[str, str, str, str]
 """Shape, colour, size and material; "" is unsaid."""
@@ -317,7 +315,7 @@ def test_relations_are_what_a_viewer_would_say(x: float):
 
 def test_colours_without_a_name_are_not_told():
     chooser = random.Random(1)
-    words = {word for names in captions.COLOUR_WORDS.values() for word in names}
+    words = {word for names in COLOUR_WORDS.values() for word in names}
     coloured = 0
     for scene in random_scenes(300, 8, tinted=1.0).describe():
         told = captions.tell(scene, chooser)

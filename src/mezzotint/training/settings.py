@@ -15,7 +15,7 @@ from mezzotint.text.train import FEWEST_PIECES
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
-from mezzotint.world.captions import COLOUR_WORDS, SHAPE_WORDS
+from mezzotint.world.words import COLOUR_WORDS, SHAPE_WORDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,7 +245,6 @@ def carry_out(run: Run, stage: str) -> Path:
             stages = [name for name in stages if name != "classifier"]  # Nobody knows what those pictures show.
         redraws = stage == "decoder" and run.recipe.decoder.redrawn > 0
         needs = NEEDS.get("hints" if redraws else stage, ())
-        goes_with = {**NEEDS, "decoder": NEEDS["hints"]} if run.recipe.decoder.redrawn > 0 else NEEDS
         if run.recipe.encoder != CLIP:
             if stage == "clip":
                 raise UserError(f"Texts are read by {run.recipe.encoder}: there is no text tower to train.")
@@ -256,14 +255,14 @@ def carry_out(run: Run, stage: str) -> Path:
         for name in needs:
             if run.start is None:
                 run.need(name)
-        for name in stages:
-            gone = [n for n in goes_with.get(name, ()) if n in stages and not (run.has(n) or run.begun(n))]
-            if gone and (run.has(name) or run.begun(name)):
-                raise UserError(f"{run.stage(name)} goes with a {gone[0]} that is gone: move it away too.")
         check_parts(run, stages)
     with workers.agreed():
         if stages and workers.leads():
             begin(run, stages)
+        for name in stages:
+            gone = [n for n in NEEDS.get(name, ()) if n in stages and not (run.has(n) or run.begun(n))]
+            if gone and (run.has(name) or run.begun(name)):
+                raise UserError(f"{run.stage(name)} goes with a {gone[0]} that is gone: move it away too.")
     for name in stages:
         with workers.agreed():
             if stage != "all" or not (run.resume and run.has(name)):

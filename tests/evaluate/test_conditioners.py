@@ -185,9 +185,9 @@ def test_another_scene_is_far_from_what_was_asked_for(scenes: list[Still]) -> No
 
 def test_the_shipped_judge_and_sight_know_the_scenes_themselves() -> None:
     """A tolerance of two wrong of all: they are networks."""
-    truth = begun(2, (128, 128))
+    truth = begun(3, (128, 128))
     pipe: Any = Painter(lambda row, _: truth[row].image, side=128)
-    studio = Studio(pipe, load_judge()[0], load_sight(), seed=2)
+    studio = Studio(pipe, load_judge()[0], load_sight(), seed=3)
     for name, least in {
         "depth": {"rank": 0.95, "text": 0.7},
         "silhouette": {"overlap": 0.85, "colours": 0.8, "shapes": 0.8},
@@ -314,7 +314,7 @@ def test_what_stands_outside_the_mask_is_nobodys_business(scenes: list[Still]) -
 
 def test_the_picture_itself_has_no_seam_and_nothing_that_was_asked_for() -> None:
     pipe: Any = Painter(lambda _, request: request.image, side=128)
-    told = measured(Studio(pipe, load_judge()[0], load_sight(), seed=2), "inpaint", N)
+    told = measured(Studio(pipe, load_judge()[0], load_sight(), seed=3), "inpaint", N)
     assert values(told) == {"asked": 0.0, "kept": 1.0, "seam": 1.0, "fade": 1.0}
     assert told["scores"]["seam"]["low"] == told["scores"]["seam"]["high"] == 1.0
     assert "real" not in told["scores"]["asked"]
@@ -322,7 +322,7 @@ def test_the_picture_itself_has_no_seam_and_nothing_that_was_asked_for() -> None
 
 def test_a_scene_with_the_solid_changed_is_what_was_asked_for() -> None:
     """Rendered anew with another solid in the same place, and put into the mask alone."""
-    originals = begun(2, (128, 128))
+    originals = begun(3, (128, 128))
 
     def paint(_: int, request: Any) -> Image.Image:
         still = next(one for one in originals if one.image.tobytes() == request.image.tobytes())
@@ -335,7 +335,7 @@ def test_a_scene_with_the_solid_changed_is_what_was_asked_for() -> None:
         return Image.composite(Image.fromarray(to_uint8(anew.pixels)[0].numpy()), request.image, request.mask)
 
     pipe: Any = Painter(paint, side=128)
-    told = measured(Studio(pipe, load_judge()[0], load_sight(), seed=2), "inpaint", N)
+    told = measured(Studio(pipe, load_judge()[0], load_sight(), seed=3), "inpaint", N)
     assert values(told)["asked"] >= 0.8
     assert values(told)["kept"] == 1.0
     # The mask holds its shadow too, and what is left of that is too faint to be seen.

@@ -450,8 +450,9 @@ def test_equal_pictures_and_equal_captions_are_no_contrast():
     assert alike(index, ids).nonzero().tolist() == [[0, 1], [1, 0], [2, 3], [3, 2]]
     clip = SimpleNamespace(text_projection=nn.Identity(), visual_projection=nn.Identity(), logit_scale=torch.zeros(()))
     pooled = F.one_hot(torch.tensor([0, 0, 1]), 2).float()
-    pairs = alike(torch.tensor([5, 5, 6]), torch.tensor([[1], [2], [3]]))
-    loss, right = CLIPTask._contrast(clip, pooled, pooled, pairs)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+    places, ids = torch.tensor([5, 5, 6]), torch.tensor([[1], [2], [3]])
+    contrast = CLIPTask._contrast  # pyright: ignore[reportPrivateUsage]
+    loss, right = contrast(clip, pooled, pooled, places, ids)  # pyright: ignore[reportArgumentType]
     # Cosines 1 and 0 at temperature 1: the two that are one picture each meet one other, the third meets two.
     assert loss.item() == pytest.approx((2 * math.log(1 + math.exp(-1)) + math.log(1 + 2 * math.exp(-1))) / 3)
     assert right.item() == 1

@@ -33,6 +33,7 @@ from mezzotint.world.words import (
     SHAPE_WORDS,
     SIZE_WORDS,
     TABLE_WORDS,
+    THINGS,
 )
 
 Said = tuple[str, str, str, str]
@@ -51,7 +52,7 @@ class Reading:
 
 MEANING = {
     **{word: (0, shape) for shape, words in SHAPE_WORDS.items() for noun in words for word in (noun, plural(noun))},
-    **{word: (0, "") for noun in ("object", "thing", "solid") for word in (noun, plural(noun))},
+    **{word: (0, "") for noun in THINGS for word in (noun, plural(noun))},
     **{word: (1, colour) for colour, words in COLOUR_WORDS.items() for word in words},
     **{word: (2, size) for size, words in SIZE_WORDS.items() for word in words},
     **{word: (3, material) for material, words in MATERIAL_WORDS.items() for word in words},
@@ -73,6 +74,7 @@ MENTION = re.compile(
     rf"(?:\b(?P<noun>{either(NOUNS)})\b(?: (?:that|which) is (?P<after>{_ADJECTIVE}))?|(?P<last>{_ADJECTIVE}))"
 )
 ADJECTIVE = re.compile(_ADJECTIVE)
+COUNTED = re.compile(rf"(?P<number>{either([*NUMBERS])}) (?:{either([*map(plural, THINGS)])}): ")
 TABLES = {word: name for name, words in TABLE_WORDS.items() for word in words}
 TABLES |= {word.replace("a ", "the ", 1): name for word, name in TABLES.items()}
 ON_TABLE = re.compile(rf"on (?P<table>{either([*TABLES])}), ")
@@ -118,6 +120,10 @@ def read(text: str) -> Reading:
     rest = ""
     if (table := ON_TABLE.match(text)) is not None:
         rest, text = f"on {table['table']}", text[table.end() :]
+    total = 0
+    counted = COUNTED.match(text)  # 'two things: a cube and a ball', but not 'two things: one red and one blue'
+    if counted is not None and any(match["noun"] for match in MENTION.finditer(text[counted.end() :])):
+        total, text = NUMBERS[counted["number"]], text[counted.end() :]
     found = list(MENTION.finditer(text))
     mentions: list[tuple[int, Said]] = []
     nouns = [match["noun"] for match in found]
@@ -137,6 +143,7 @@ def read(text: str) -> Reading:
             said[kind] = value
         number = 2 if match["number"] == "a pair of" else NUMBERS.get(match["number"] or "", 1)
         mentions.append((number, (said[0], said[1], said[2], said[3])))
+    assert total in (0, sum(number for number, _ in mentions)), text
     between = [text[a.end() : b.start()].strip() for a, b in pairwise(found)]
     before, after = text[: found[0].start()].strip(), text[found[-1].end() :].strip()
     skeleton = f"{before} @" + "".join(f" {words} @" for words in between) + f" {after}"

@@ -200,8 +200,18 @@ def test_the_same_to_the_last_bit_alone_and_in_company(scenes: Scenes, drawn: Re
     alone = render(scenes.take(slice(5, 6)), 48)
     assert torch.equal(alone.pixels[0], drawn.pixels[5])
     assert torch.equal(alone.masks[0], drawn.masks[5])
-    monkeypatch.setattr(module, "RAYS_IN_WORK", 1)  # One scene at a time.
+    monkeypatch.setattr(module, "RAYS_IN_WORK", 48 * 48 * 4)  # One scene at a time.
     assert torch.equal(render(scenes.take(slice(6)), 48).pixels, drawn.pixels[:6])
+
+
+@pytest.mark.parametrize("rows", [20, 1])
+def test_bands_of_rows_make_the_same_picture(scenes: Scenes, drawn: Rendering, monkeypatch, rows: int):
+    monkeypatch.setattr(module, "RAYS_IN_WORK", rows * 48 * 4)
+    few = render(scenes.take(slice(6)), 48)
+    # How many numbers are in work together decides how the last bit of a sine is rounded.
+    torch.testing.assert_close(few.pixels, drawn.pixels[:6], rtol=0, atol=1e-5)
+    torch.testing.assert_close(few.depth, drawn.depth[:6], rtol=0, atol=1e-5)
+    torch.testing.assert_close(few.masks, drawn.masks[:6])
 
 
 def test_resolution_changes_nothing_but_detail(scenes: Scenes):

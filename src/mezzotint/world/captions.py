@@ -39,6 +39,7 @@ from mezzotint.world.words import (
     SIDES,
     SIZE_WORDS,
     TABLE_WORDS,
+    THINGS,
     WITH_IT,
 )
 
@@ -82,7 +83,10 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
         text += f", {LIGHT_WORDS[scene.light]}"
     said_as_sentence = any(f" {verb} " in re.sub("(that|which) is", "", text) for verb in IS)
     if chooser.random() < 0.35 and not (said_as_sentence or text.startswith(NOT_OPENED)):
-        opening = chooser.choice(OPENINGS)
+        if len(solids) > 1 and chooser.random() < 0.1 and ":" not in text and not text.startswith(NUMBERS):
+            opening = f"{style.number(len(solids))} {plural(chooser.choice(THINGS))}: "
+        else:
+            opening = chooser.choice(OPENINGS)
         if opening == "there is " and text.startswith(NUMBERS):
             opening = "there are "
         text = opening + text
@@ -141,7 +145,7 @@ class _Style:
         return " ".join(words)
 
     def noun(self, solid: Solid) -> str:
-        return self.word(SHAPE_WORDS[solid.shape]) if self.shape else self.word(("object", "thing", "solid"))
+        return self.word(SHAPE_WORDS[solid.shape]) if self.shape else self.word(THINGS)
 
     def one(self, solid: Solid) -> str:
         """'a small red ball', or 'a small ball that is red'."""
@@ -244,15 +248,15 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
     one, other = style.one(a), style.one(b)
     first, second = (one, other) if a_first else (other, one)
     draw = chooser.random()
-    if draw < 0.40:
+    if draw < 0.30:
         text = f"{one} {style.word(words)} {other}"
-    elif draw < 0.54:
+    elif draw < 0.42:
         text = f"{one} {style.word(IS)} {style.word(words)} {other}"
-    elif draw < 0.6:
+    elif draw < 0.48:
         text = f"{style.word(words)} {other} {style.word((*IS, 'there is'))} {one}"
-    elif draw < 0.78:
+    elif draw < 0.72:
         text = chooser.choice(WITH_IT).format(a=other, b=one, its=chooser.choice(ITS[turned]))
-    elif draw < 0.9 or not across:
+    elif draw < 0.84 or not across:
         text = chooser.choice(SIDES if across else DEPTHS).format(a=first, b=second)
     else:
         text = _told_across([first, second], style)
@@ -262,7 +266,7 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
 def _told_across(phrases: list[str], style: _Style) -> str:
     """'from left to right: a and b', or from right to left."""
     form = style.word(ROWS)
-    if style.chooser.random() < 0.65:
+    if style.chooser.random() < 0.6:
         return form.format(row=style.listed(phrases))
     return form.replace("left to right", "right to left").format(row=style.listed(phrases[::-1]))
 

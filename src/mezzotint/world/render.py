@@ -66,22 +66,27 @@ class Rendering:
 def render(scenes: Scenes, height: int = 64, width: int | None = None, *, samples: int = 2) -> Rendering:
     """Draw scenes at any resolution with `samples` x `samples` rays a pixel, on the device the scenes are on.
 
-    A few scenes are in work at a time, which bounds memory and keeps it in cache.
+    A few scenes are in work at a time, or a band of rows of one, which bounds memory and keeps it in cache.
     """
     width = height if width is None else width
-    chunk = max(1, RAYS_IN_WORK // (height * width * samples**2))
-    parts = [
-        _render(scenes.take(slice(start, start + chunk)), height, width, samples)
-        for start in range(0, len(scenes), chunk)
-    ]
-    pixels, depth, masks = (torch.cat(column) for column in zip(*parts, strict=True))
+    rays = width * samples**2
+    rows = min(height, max(1, RAYS_IN_WORK // rays))
+    chunk = max(1, RAYS_IN_WORK // (rows * rays))
+    bands: list[tuple[Tensor, ...]] = []
+    for top in range(0, height, rows):
+        look = _whole_view if rows == height else _view
+        view = look(height, width, samples, str(scenes.shape.device), top, min(top + rows, height))
+        some = (scenes.take(slice(start, start + chunk)) for start in range(0, len(scenes), chunk))
+        parts = [_render(each, view, width, samples) for each in some]
+        bands.append(tuple(torch.cat(column) for column in zip(*parts, strict=True)))
+    pixels, depth, masks = (torch.cat(column, dim=-2) for column in zip(*bands, strict=True))
     return Rendering(pixels, depth, masks, scenes)
 
 
 def shows_table(height: int, width: int | None = None) -> Tensor:
     """Where the empty room shows its table, and not the wall behind it: [H W] bools."""
     width = height if width is None else width
-    return _view(height, width, 1, "cpu").point[2].view(height, width) < ON_TABLE
+    return _whole_view(height, width, 1, "cpu", 0, height).point[2].view(height, width) < ON_TABLE
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,8 @@ class _View:
     passing: Tensor  # [lights 10 T] how their rays to the lamp pass a point, by its `_powers`
 
 
-@cache
-def _view(height: int, width: int, samples: int, device: str) -> _View:
+def _view(height: int, width: int, samples: int, device: str, top: int, bottom: int) -> _View:
+    """The view in the rows from `top` to `bottom`."""
     eye, look_at = torch.tensor(EYE, device=device), torch.tensor(LOOK_AT, device=device)
     forward = torch.nn.functional.normalize(look_at - eye, dim=0)
     right = torch.tensor([1.0, 0.0, 0.0], device=device)
@@ -113,9 +118,9 @@ def _view(height: int, width: int, samples: int, device: str) -> _View:
         inside = (sub.float() + 0.5) / samples
         return (torch.arange(count, device=device)[None, :] + inside[:, None] - count / 2) * scale
 
-    v, u = -positions(height, sub_y), positions(width, sub_x)
-    v = v[:, :, None].expand(-1, height, width).flatten()
-    u = u[:, None, :].expand(-1, height, width).flatten()
+    v, u = -positions(height, sub_y)[:, top:bottom], positions(width, sub_x)
+    v = v[:, :, None].expand(-1, -1, width).flatten()
+    u = u[:, None, :].expand(-1, bottom - top, -1).flatten()
     direction = forward[:, None] + right[:, None] * u + up[:, None] * v
     direction = direction / direction.norm(dim=0)
     table = torch.where(direction[2] < 0, -eye[2] / direction[2], INF)
@@ -128,7 +133,7 @@ def _view(height: int, width: int, samples: int, device: str) -> _View:
     spread = LAMP_SIZE * ((torch.arange(samples**2, device=device) + 0.5) / samples**2).sqrt()
     offset = torch.stack([spread * turn.cos(), spread * turn.sin(), torch.zeros_like(spread)])
     middle = torch.tensor([LAMP[name] for name in LIGHTS], device=device)
-    lamp = middle[:, :, None] + offset.repeat_interleave(height * width, dim=1)
+    lamp = middle[:, :, None] + offset.repeat_interleave((bottom - top) * width, dim=1)
     lamp = lamp / lamp.norm(dim=1, keepdim=True)
 
     albedo = torch.where(on_wall, _named(WALL_ALBEDO, device)[:, :, None], _table_albedo(point))
@@ -146,6 +151,10 @@ def _view(height: int, width: int, samples: int, device: str) -> _View:
         table=on_table,
         passing=_passing(point[:, on_table], lamp[:, :, on_table]),
     )
+
+
+_whole_view = cache(_view)
+"""Views that are small enough to keep."""
 
 
 def _powers(centre: Tensor) -> Tensor:
@@ -234,11 +243,11 @@ class _Solids:
         return normal / normal.square().sum(dim=0).sqrt_()
 
 
-def _render(scenes: Scenes, height: int, width: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+def _render(scenes: Scenes, view: _View, width: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     device = scenes.shape.device
-    view = _view(height, width, samples, str(device))
     solids = _Solids(scenes)
     rows, rays = len(scenes), view.background.shape[0]
+    height = rays // (width * samples**2)
 
     # What each ray meets first.
     eye = torch.tensor(EYE, device=device)[:, None]

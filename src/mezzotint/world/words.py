@@ -22,6 +22,8 @@ COLOUR_WORDS = {
     "white": ("white",),
     "black": ("black",),
 }
+THINGS = ("object", "thing", "solid")
+"""A solid whose shape is not said."""
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 MATERIAL_WORDS = {"matte": ("matte", "dull"), "shiny": ("shiny", "glossy", "polished")}
 TABLE_WORDS = {

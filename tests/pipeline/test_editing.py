@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from mezzotint.denoise.unet import UNet
+from mezzotint.noise import draw_noise
 from mezzotint.pipeline import Pipeline
+from mezzotint.pipeline.edit import Edit
+from mezzotint.pipeline.start import Seen, Start
+from mezzotint.sampling.sizes import drawn
 from mezzotint.types import Request, UserError
 
 PROMPT = "a red sphere to the left of a blue cube"
@@ -41,8 +46,6 @@ def values(image: Image.Image) -> np.ndarray:
 
 def test_strength_0_is_the_picture_up_to_the_autoencoder(pipe: Pipeline, picture: Image.Image) -> None:
     pixels = np.asarray(picture)
-    import torch
-
     from mezzotint.conditioning.canvas import to_pixels
 
     with torch.inference_mode():
@@ -98,6 +101,71 @@ def test_beyond_the_edges(pipe: Pipeline, picture: Image.Image) -> None:
     assert found.size == (64, 40)
     assert np.array_equal(np.asarray(found)[:32, 16:], np.asarray(picture))
     assert found.info["request"].width == 64
+
+
+@pytest.mark.parametrize("upscale", ["auto", "two-pass", "tiles", "none"])
+def test_beyond_the_trained_size_outside_the_mask_every_bit_stays(pipe, picture, mask, upscale: str) -> None:
+    large, where = (each.resize((96, 64), Image.Resampling.NEAREST) for each in (picture, mask))
+    inside = np.asarray(where) > 0
+    moves = list(pipe.steps(PROMPT, image=large, mask=where, upscale=upscale, steps=4, seed=2))
+    found = np.asarray(moves[-1].picture.image)
+    assert np.array_equal(found[~inside], np.asarray(large)[~inside])
+    assert np.abs(found[inside].astype(int) - np.asarray(large)[inside]).mean() > 5
+    widths = list(dict.fromkeys(move.estimate.shape[3] * pipe.codec.factor for move in moves))
+    assert widths == ([96] if upscale == "none" else [48, 96])
+
+
+def test_what_a_mask_leaves_is_taken_on_at_the_full_size(pipe: Pipeline) -> None:
+    small, large = (draw_noise([side], (4, side, side)) for side in (2, 4))
+    repaint = torch.zeros(1, 1, 4, 4)
+    repaint[..., 2:] = 0.5
+    start = Start(small, (Seen(small, torch.ones(1, 1, 2, 2)), Seen(large, repaint)))
+    with torch.inference_mode():
+        found, drawn = start.enlarged(pipe.codec, small, (4, 4)), pipe.codec.enlarge(small, (4, 4))
+    assert torch.equal(found, torch.where(repaint > 0, drawn, large))
+    assert not torch.equal(drawn, large)
+
+
+def test_a_mask_of_thin_lines_and_one_that_is_black_survive_being_made_smaller(pipe: Pipeline) -> None:
+    mask = torch.zeros(1, 1, 64, 96)
+    mask[..., 20] = 1
+    edit = Edit((96, 64), drawn((96, 64), 8), pixels=torch.zeros(1, 3, 64, 96), mask=mask)
+    small = edit.at((48, 32))
+    assert small.pixels is not None
+    assert small.pixels.shape == (1, 3, 32, 48)
+    assert small.mask is not None
+    assert small.mask[..., 10].all()
+    assert small.mask.sum() == 32
+    assert edit.at((96, 64)) is edit
+
+
+@pytest.mark.parametrize("upscale", ["two-pass", "tiles", "dilated"])
+@pytest.mark.parametrize("channels", [1, 4, 5])
+def test_what_lies_beside_the_latent_goes_through_every_pass(
+    tiny_parts: Any, picture: Image.Image, mask: Image.Image, channels: int, upscale: str
+) -> None:
+    facts = dataclasses.replace(tiny_parts.facts, sizes=((48, 32),))
+    pipe = conditioned(dataclasses.replace(tiny_parts, facts=facts), channels)
+    large, where = picture.resize((96, 64)), mask.resize((96, 64))
+    given: dict[str, Any] = {"image": large, "upscale": upscale, "steps": 4, "seed": 1}
+    given |= {1: {"depth": where}, 4: {}, 5: {"mask": where}}[channels]
+    prompt = "[a red cube:a blue ball:0.5]"
+    found = pipe(prompt, **given)
+    assert found.size == (96, 64)
+    other = {1: {"depth": where.rotate(180)}, 4: {"image": large.rotate(180)}, 5: {"mask": where.rotate(180)}}
+    assert found.tobytes() != pipe(prompt, **given | other[channels]).tobytes()
+
+
+def test_more_strength_moves_further_beyond_the_trained_size_too(pipe: Pipeline, picture: Image.Image) -> None:
+    large = picture.resize((96, 64))
+    apart = []
+    for strength in (0.0, 0.2, 0.5, 1.0):
+        moves = list(pipe.steps(PROMPT, image=large, strength=strength, steps=10, seed=1))
+        if strength == 0.0:
+            start = moves[0].estimate
+        apart.append(float((moves[-1].estimate - start).square().mean()))
+    assert apart == sorted(apart)
+    assert apart[0] == 0 < apart[1]
 
 
 def test_a_size_of_its_own(pipe: Pipeline, picture: Image.Image) -> None:

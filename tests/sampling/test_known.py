@@ -33,7 +33,7 @@ def test_the_known_part_is_held_to_the_bit_and_the_rest_is_the_guidances():
     repaint = torch.zeros(1, 1, 6, 6)
     repaint[..., 2:] = 1
     repaint[..., 3, 3] = 0.25
-    guidance = Known(ClassifierFree(1.0), latent, repaint)
+    guidance = Known(ClassifierFree(1.0), [(latent, repaint)])
     assert guidance.rows(3.0) == ("cond",)
     x0 = guidance.combine({"cond": own}, Query(own, 3.0, 0, 0.5))
     assert torch.equal(x0[..., :2], latent[..., :2])
@@ -41,12 +41,19 @@ def test_the_known_part_is_held_to_the_bit_and_the_rest_is_the_guidances():
     torch.testing.assert_close(x0[..., 3, 3], 0.75 * latent[..., 3, 3] + 0.25 * own[..., 3, 3])
 
 
+def test_a_walk_of_several_sizes_holds_what_is_known_at_each():
+    known = [(draw_noise([side], (4, side, side)), torch.zeros(1, 1, side, side)) for side in (4, 6)]
+    guidance = Known(ClassifierFree(1.0), known)
+    for latent, _ in known:
+        assert torch.equal(guidance.combine({"cond": 0 * latent}, Query(latent, 3.0, 0, 0.5)), latent)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_ends_at_what_is_known(name):
     latent, start = draw_noise([1, 2], (4, 4, 4)).split(1)
     repaint = torch.zeros(1, 1, 4, 4)
     repaint[..., 2:] = 1
-    guidance = Known(ClassifierFree(1.0), latent, repaint)
+    guidance = Known(ClassifierFree(1.0), [(latent, repaint)])
     run = SAMPLERS[name].begin(8 * start, [8.0, 2.0, 0.5, 0.1, 0.0], lambda: draw_noise([3], (4, 4, 4)))
     query = next(run)
     while True:

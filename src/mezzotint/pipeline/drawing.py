@@ -97,7 +97,7 @@ def moves(pipe: Pipeline, plans: Sequence[Plan], report: Report | None) -> Itera
                 if plan.steps > 0:
                     live[_add(pipe, loop, drawing, known)] = drawing
                     continue
-                latent = drawing.start.latent  # At strength 0 it is the picture's own.
+                latent = drawing.start.passes[0].latent  # At strength 0 it is the picture's own.
                 assert latent is not None
                 move = Progress(plan.index, 0, 0, latent)
                 if report is None or report(move) is not False:
@@ -148,9 +148,9 @@ def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, known: Mapping[Ask, Cond
     plan, begun = drawing.plan, drawing.start
     begin = partial(plan.sampler.begin, eta=plan.request.eta)
     return loop.add(
-        walk=two_pass.walk(begin, begun.x, plan.passes, drawing.noise, enlarge=pipe.codec.enlarge),
+        walk=two_pass.walk(begin, begun.x, plan.passes, drawing.noise, enlarge=partial(begun.enlarged, pipe.codec)),
         steps=plan.steps,
-        guidance=begun.guided(plan.guidance),
+        guidance=begun.guided(plan),
         told=told(pipe, plan, known, begun),
         exact=plan.request.exact,
     )
@@ -164,7 +164,16 @@ def told(pipe: Pipeline, plan: Plan, known: Mapping[Ask, Conditioning], begun: S
 
     def phases(name: str, row: Row) -> tuple[tuple[int, Conditioning], ...]:
         own = begun if row.wanted.model == "" else begun.elsewhere(plan.layout)
-        return tuple((step, own.told(known[ask], name, negative=ask.words.negative)) for step, ask in row.phases)
+        heard: list[tuple[int, Conditioning]] = []
+        done = 0
+        ends = (*(step for step, _ in row.phases[1:]), plan.steps)
+        for number, each in enumerate(plan.passes):
+            for (step, ask), end in zip(row.phases, ends, strict=True):
+                if step < done + each.steps and end > done:
+                    words = own.told(known[ask], name, number, negative=ask.words.negative)
+                    heard.append((max(step, done), words))
+            done += each.steps
+        return tuple(heard)
 
     return {name: Told(phases(name, row), pipe.networks.get(row.wanted)) for name, row in plan.rows.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -52,6 +53,22 @@ class Edit:
     """None where the whole picture is drawn."""
     prompts: tuple[tuple[Image.Image, float], ...] = ()
     """The pictures to draw after, in RGB, and how much each counts."""
+
+    def at(self, size: Size) -> Edit:
+        """The same for a pass that draws smaller pictures, of this size; a mask keeps its thin lines."""
+        if size == self.drawn.size:
+            return self
+        shape = (size[1], size[0])
+
+        def shrunk(planes: Tensor) -> Tensor:
+            return F.interpolate(planes, size=shape, mode="bilinear", antialias=True)
+
+        return replace(
+            self,
+            pixels=None if self.pixels is None else shrunk(self.pixels),
+            mask=None if self.mask is None else F.adaptive_max_pool2d(self.mask, shape),
+            hints={name: shrunk(plane) for name, plane in self.hints.items()},
+        )
 
     def finish(self, whole: Image.Image) -> Image.Image:
         """The finished picture, of what was drawn."""

@@ -107,12 +107,10 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     sigmas = spacing.walk(schedule, request.steps, ddim=request.sampler == "ddim")
     strength = start.strength(request, layout)
     sigmas = begun(sigmas, strength)
-    one_walk = edit.pixels is not None or bool(layout.names)
     way = upscale.way(request.upscale, size, pipe.sizes)
-    if (noise is not None or one_walk) and way in ("two-pass", "tiles"):
+    if noise is not None and way in ("two-pass", "tiles"):
         if request.upscale != "auto":
-            what = "Noise that is given" if noise is not None else "A picture that is given"
-            raise UserError(f"{what} starts one walk: choose upscale none or dilated.")
+            raise UserError("Noise that is given starts one walk: choose upscale none or dilated.")
         way = "none"
     passes = upscale.passes(way, size, pipe.sizes, factor, sigmas, schedule)
     trained = upscale.places(sizes.nearest(size, pipe.sizes), factor)

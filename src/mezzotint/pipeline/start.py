@@ -81,43 +81,62 @@ def strength(request: Request, layout: Layout) -> float:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a pass has of the request's pictures, at its size."""
+
+    latent: Tensor | None = None
+    """z of the picture to begin from, [1 C h w]."""
+    repaint: Tensor | None = None
+    """m [1 1 h w], 0 where the picture stays."""
+    spatial: Tensor | None = None
+    """[1 S h w], joined to the latent's channels."""
+
+
+@dataclass(frozen=True)
 class Start:
     """What a walk begins with."""
 
     x: Tensor
-    """[1 C h w], with noise of the walk's first sigma."""
-    latent: Tensor | None = None
-    """z of the picture to begin from, [1 C h w]."""
-    repaint: Tensor | None = None
-    """m [1 1 h w] where the rest of z is known."""
-    spatial: Tensor | None = None
-    """[1 S h w], joined to the latent's channels."""
+    """[1 C h w] of the first pass's size, with noise of its first sigma."""
+    passes: tuple[Seen, ...] = (Seen(),)
+    """One for each of the walk's."""
     shift: Tensor | None = None
     """What the autoencoder takes from the picture's mean colour, [1 3 1 1]."""
     shown: Shown | None = None
     """The pictures to draw after."""
 
-    def guided(self, guidance: Guidance) -> Guidance:
-        """The guidance with what is known held."""
-        if self.latent is None or self.repaint is None:
-            return guidance
-        return Known(guidance, self.latent, self.repaint)
+    def guided(self, plan: Plan) -> Guidance:
+        """The plan's guidance with what is known held, unless the U-Net reads that beside the latent."""
+        known = [(seen.latent, seen.repaint) for seen in self.passes if seen.latent is not None]
+        held = tuple((latent, repaint) for latent, repaint in known if repaint is not None)
+        return plan.guidance if INPAINT in plan.layout.names or not held else Known(plan.guidance, held)
+
+    def enlarged(self, codec: Codec, latent: Tensor, size: tuple[int, int]) -> Tensor:
+        """What a pass ended with, at the size (h, w) of the next; where the picture stays it is the picture's own."""
+        larger = codec.enlarge(latent, size)
+        for seen in self.passes:
+            if seen.latent is not None and seen.repaint is not None and seen.latent.shape == larger.shape:
+                return torch.where(seen.repaint > 0, larger, seen.latent)
+        return larger
 
     def elsewhere(self, layout: Layout) -> Start:
         """The same for another model's rows."""
-        return replace(self, spatial=None if layout.learned else self.spatial, shown=None)
+        if not layout.learned:
+            return replace(self, shown=None)
+        return replace(self, passes=tuple(replace(seen, spatial=None) for seen in self.passes), shown=None)
 
-    def told(self, conditioning: Conditioning, row: str, *, negative: bool) -> Conditioning:
-        """What a row is told: the words, pictures beside them, and what lies on the latent.
+    def told(self, conditioning: Conditioning, row: str, number: int, *, negative: bool) -> Conditioning:
+        """What a row is told in a pass: the words, pictures beside them, and what lies on the latent.
 
         "blank" is told nothing of what lies there, and what is steered away from nothing of the pictures.
         """
         if self.shown is not None:
             pictures = self.shown.nothing if negative else self.shown.tokens
             conditioning = replace(conditioning, pictures=pictures, weights=self.shown.weights)
-        if self.spatial is None:
+        spatial = self.passes[number].spatial
+        if spatial is None:
             return conditioning
-        return replace(conditioning, spatial=torch.zeros_like(self.spatial) if row == "blank" else self.spatial)
+        return replace(conditioning, spatial=torch.zeros_like(spatial) if row == "blank" else spatial)
 
 
 @dataclass(frozen=True)
@@ -135,33 +154,40 @@ class Shown:
 @torch.inference_mode()
 def start(pipe: Pipeline, plan: Plan, noise: Callable[[Sequence[int]], Tensor]) -> Start:
     """The start of a planned picture; `noise(shape)` draws from its stream."""
-    edit, codec = plan.edit, pipe.codec
-    first = plan.passes[0]
+    edit, codec, first = plan.edit, pipe.codec, plan.passes[0]
     # Drawn even where noise is given, so that what a stochastic sampler adds later is the same and is fresh.
     n = noise((1, codec.channels, *first.size))
     if plan.noise is not None:
         n = plan.noise.detach().to(pipe.device, torch.float32)
-    sigma, names = first.sigmas[0], plan.layout.names
-    spatial = beside(codec, edit, plan.layout, first.size).to(pipe.device) if names else None
+    sigma = first.sigmas[0]
+    passes = tuple(_seen(pipe, plan, each.size, later=number > 0) for number, each in enumerate(plan.passes))
     prompts = shown(pipe, edit) if edit.prompts else None
+    begun, repaint = passes[0].latent, passes[0].repaint
     # The deviation of x0 + sigma * n where x0, unknown yet, has unit variance: at sigma 4096 it is sigma.
     x = math.hypot(1.0, sigma) * n
-    pixels, mask = edit.pixels, edit.mask
-    ignored = plan.anew and mask is None and PICTURE not in names
-    if pixels is None or ignored:
-        return Start(x, spatial=spatial, shown=prompts)
-    shift = _shift(codec, pixels) if plan.request.keep_colours else None
-    if mask is not None and plan.request.fill == "colours":
-        pixels = surrounded(pixels, mask)
-    latent = codec.encode(pixels).to(pipe.device, torch.float32)
-    repaint = None if mask is None else canvas.latent_mask(mask, codec.factor).to(pipe.device)
-    begun = latent
+    if begun is None or edit.pixels is None:
+        return Start(x, passes, shown=prompts)
+    shift = _shift(codec, edit.pixels) if plan.request.keep_colours else None
     if repaint is not None and plan.request.fill == "noise":
-        begun = latent.lerp(noise(tuple(latent.shape)), repaint)
+        begun = begun.lerp(noise(tuple(begun.shape)), repaint)
     if not plan.anew:
         x = begun + sigma * n
-    known = None if INPAINT in names else repaint
-    return Start(x, latent, known, spatial, shift, prompts)
+    return Start(x, passes, shift, prompts)
+
+
+def _seen(pipe: Pipeline, plan: Plan, size: tuple[int, int], *, later: bool) -> Seen:
+    """What a pass of this size (h, w) has of the plan's pictures; a later one goes on from what was drawn before it."""
+    codec, layout = pipe.codec, plan.layout
+    edit = plan.edit.at((size[1] * codec.factor, size[0] * codec.factor))
+    spatial = beside(codec, edit, layout, size).to(pipe.device) if layout.names else None
+    ignored = edit.mask is None and (later or (plan.anew and PICTURE not in layout.names))
+    if edit.pixels is None or ignored:
+        return Seen(spatial=spatial)
+    pixels = edit.pixels
+    if edit.mask is not None and plan.request.fill == "colours":
+        pixels = surrounded(pixels, edit.mask)
+    repaint = None if edit.mask is None else canvas.latent_mask(edit.mask, codec.factor).to(pipe.device)
+    return Seen(codec.encode(pixels).to(pipe.device, torch.float32), repaint, spatial)
 
 
 def shown(pipe: Pipeline, edit: Edit) -> Shown:

@@ -39,10 +39,8 @@ class Known:
     """Another guidance's estimate where it repaints, and the known latent elsewhere."""
 
     inner: Guidance
-    latent: Tensor
-    """z [1 C h w]."""
-    repaint: Tensor
-    """m [1 1 h w], 0 to 1."""
+    known: Sequence[tuple[Tensor, Tensor]]
+    """z [1 C h w] and m [1 1 h w], 0 to 1, for latents of every size that the walk has."""
 
     def rows(self, sigma: float) -> tuple[str, ...]:
         """The rows that the inner guidance asks for."""
@@ -51,4 +49,5 @@ class Known:
     def combine(self, estimates: Mapping[str, Tensor], query: Query) -> Tensor:
         """As above; exactly z where m is 0."""
         x0 = self.inner.combine(estimates, query)
-        return self.latent.to(x0).lerp(x0, self.repaint.to(x0))
+        latent, repaint = next(pair for pair in self.known if pair[0].shape == x0.shape)
+        return latent.to(x0).lerp(x0, repaint.to(x0))

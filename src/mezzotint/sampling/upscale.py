@@ -44,8 +44,11 @@ def way(upscale: str, size: Size, trained: Sequence[Size]) -> str:
 def passes(
     chosen: str, size: Size, trained: Sequence[Size], factor: int, sigmas: Sequence[float], schedule: NoiseSchedule
 ) -> list[Pass]:
-    """The passes of a picture drawn in the way `chosen` along `sigmas`, `factor` being pixels a place of a latent."""
-    if chosen not in ("two-pass", "tiles"):
+    """The passes of a picture drawn in the way `chosen` along `sigmas`, `factor` being pixels a place of a latent.
+
+    A walk that begins where the later pass would has that one alone.
+    """
+    if chosen not in ("two-pass", "tiles") or len(sigmas) == 1 or sigmas[0] <= start(schedule, sigmas):
         return [Pass(places(size, factor), tuple(sigmas))]
     first = native(size, nearest(size, trained), factor)
     return plan(places(first, factor), places(size, factor), sigmas, start(schedule, sigmas))

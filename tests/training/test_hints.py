@@ -82,6 +82,14 @@ def test_every_picture_is_told_some_hints_and_the_rest_are_zero(
     assert all(set(part[:, :1].unique().tolist()) <= {0.0, 1.0} for part in parts[:1])
     assert parts[1].amax() == 1
     assert parts[1].amin() == -1
+    # Inside a mask an error counts ten times as much as outside, and in every picture a place counts 1 on average.
+    masked = given[:, 0]
+    assert torch.equal(beside.weight[~masked], torch.ones_like(beside.weight[~masked]))
+    torch.testing.assert_close(beside.weight.mean(dim=(1, 2, 3)), torch.ones(24))
+    lowest, highest = (beside.weight[masked].flatten(1).amin(dim=1), beside.weight[masked].flatten(1).amax(dim=1))
+    both = highest > 1.001
+    assert both.any()
+    torch.testing.assert_close(highest[both], 10 * lowest[both])
     # A caption of what is inside a mask is one of its scene's own solids, or none.
     assert any(beside.captions.values())
     assert all(0 <= row < 24 for row in beside.captions)

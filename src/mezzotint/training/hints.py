@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mezzotint.conditioning.canvas import latent_mask
 from mezzotint.conditioning.hints import INPAINT, Truth, channels, hint_named
 from mezzotint.pipeline.start import inpainting
 from mezzotint.training.data import StillLife
@@ -27,13 +28,19 @@ PARTIAL = 0.8
 """How often a masked picture's caption tells of the solids inside the mask alone, as people do who fill in a hole; it
 is empty where there are none."""
 
+OUTSIDE = 0.1
+"""How much an error outside a picture's mask counts, against one inside: there the picture is given, and only what is
+drawn anew is hard."""
+
 
 @dataclass(frozen=True)
 class Beside:
-    """What lies on the latents' channels, and captions in the place of some pictures' own."""
+    """What lies on the latents' channels, what counts of them, and captions in the place of some pictures' own."""
 
     spatial: Tensor
     """[B S h w]."""
+    weight: Tensor
+    """[B 1 h w], of every place's error; its mean is 1 in each picture."""
     captions: dict[int, str]
     """By row."""
 
@@ -56,6 +63,7 @@ class Hints:
         truth = Truth(self._pictures.pixels(index), self._truth.depth(index), self._truth.solid(index))
         captions: dict[int, str] = {}
         parts: list[Tensor] = []
+        weight = torch.ones(len(index), 1, *size)
         for place, name in enumerate(self.names):
             here = told[:, place, None, None, None].float()
             if name == INPAINT:
@@ -65,11 +73,13 @@ class Hints:
                     mask, said = self._masks(index[rows], chooser)
                     captions |= {int(rows[row]): text for row, text in said.items()}
                     part[rows] = inpainting(self._codec, truth.pixels[rows], mask)
+                    counts = OUTSIDE + (1 - OUTSIDE) * latent_mask(mask, self._codec.factor)
+                    weight[rows] = counts / counts.mean(dim=(2, 3), keepdim=True)
             else:
                 hint = hint_named(name)
                 part = hint.reads(hint.known(truth), size) * here
             parts.append(part)
-        return Beside(torch.cat(parts, dim=1), captions)
+        return Beside(torch.cat(parts, dim=1), weight, captions)
 
     def _told(self, count: int, generator: torch.Generator) -> Tensor:
         """Which picture is told which hint, [B N] bool."""

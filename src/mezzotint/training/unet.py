@@ -214,12 +214,12 @@ class DenoiserTask:
         seed = int(torch.randint(2**31, (1,), generator=generator))
         captions = self._pictures.captions(index, seed)
         dropped = (torch.rand(len(index), generator=generator) < self._dropout).tolist()
-        spatial = None
+        spatial, weight = None, 1.0
         with torch.no_grad():
             if self._hints is not None:
                 with torch.autocast(device.type, enabled=False):
                     beside = self._hints(index, generator)
-                spatial = beside.spatial.to(device)
+                spatial, weight = beside.spatial.to(device), beside.weight.to(device)
                 captions = [beside.captions.get(row, caption) for row, caption in enumerate(captions)]
             with torch.autocast(device.type, enabled=False):  # What is learned from stays in 32 bits.
                 x0 = self._latents(index)
@@ -237,7 +237,7 @@ class DenoiserTask:
         with _outputs_of(self._denoiser.unet.up_blocks[segment.block] if segment else None) as features:
             estimate = self._denoiser(x, sigma, told)
         _, c_out, _ = scalings(self._denoiser.schedule.prediction_type, sigma)
-        error = ((estimate - x0) / c_out.to(x0)[:, None, None, None]).square().flatten(1).mean(dim=1)
+        error = (weight * ((estimate - x0) / c_out.to(x0)[:, None, None, None]).square()).flatten(1).mean(dim=1)
         loss, figures = error.mean(), low_and_high(error, spread)
         if segment is not None and isinstance(self._pictures, StillLife):
             named = segment.loss(features[0], *(part.to(device) for part in self._pictures.cells(index, x0.shape[-1])))

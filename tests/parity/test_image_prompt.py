@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mezzotint.conditioning import CLIPVisionConfig, CLIPVisionModel
 from mezzotint.conditioning.image_prompt import PictureConditioner, Projection, Resampler, ResamplerConfig
 from mezzotint.denoise.picture_layers import PictureLayers
 from mezzotint.noise import draw_noise
+from mezzotint.store.facts import Facts, write_facts
 from mezzotint.store.image_prompt import save_image_prompts
 from mezzotint.types import UserError
 
@@ -173,3 +175,21 @@ def test_a_damaged_adapter_is_one_sentence(
             save_file({**{other: tensor for other, tensor in whole.items() if other != name}, **instead}, file)
             with pytest.raises(UserError):
                 ours.use(image_adapter=file)(PROMPT, steps=1, image_prompt=picture)
+
+
+def test_a_folder_beside_a_model_s_is_read_as_its_own(
+    model: tuple[Any, mezzotint.Pipeline], picture: Image.Image, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    beside = written(model[1], "plus", tmp_path / "model-image-prompt")
+    pipe = mezzotint.load(folder)
+    drawn = pipe("a red cube", image_prompt=[picture], seed=1, steps=2)
+    own = shutil.move(beside, folder / "image_prompt")
+    again = mezzotint.load(folder)("a red cube", image_prompt=[picture], seed=1, steps=2)
+    assert drawn.tobytes() == again.tobytes()
+    file = Path(own) / "ip-adapter.safetensors"
+    shutil.move(own, beside)
+    sums = {file.name: "0" * 64}
+    write_facts(Facts(name="model-image-prompt", sha256=sums), beside)
+    with pytest.raises(UserError, match=file.name):
+        mezzotint.load(folder)("a red cube", image_prompt=[picture], seed=1, steps=2)

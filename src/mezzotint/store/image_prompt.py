@@ -5,6 +5,8 @@ A model's folder keeps its own in image_prompt, in the layout of published adapt
     image_prompt/ip-adapter.safetensors   image_proj.NAME and ip_adapter.NAME
     image_prompt/image_encoder/           CLIP's image tower, as transformers keeps it
 
+or, so that a model may be had without, in a folder beside its own: that of the model NAME is NAME-image-prompt.
+
 As the classifier's, these files are not among those that every picture's sums tell of. A single file has all of it
 under our own prefix, the image encoder's config in the metadata.
 """
@@ -21,7 +23,7 @@ from mezzotint.conditioning.clip_config import CLIPVisionConfig
 from mezzotint.store.checked import made
 from mezzotint.store.checksum import check_folder
 from mezzotint.store.evidence import OWN, own
-from mezzotint.store.facts import described
+from mezzotint.store.facts import described, read_facts
 from mezzotint.store.header import Header, read_header, shown
 from mezzotint.store.layout import IMAGE_PROMPT, weight_files
 from mezzotint.types import UserError
@@ -56,7 +58,7 @@ class StoredImagePrompts:
     encoder: Path
     """The folder, or the same file, of a whole model."""
     folder: Path | None = None
-    """A model's own, of whose files mezzotint.json has the sums."""
+    """A model's own, of whose files a mezzotint.json has the sums."""
     sums: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -148,10 +150,16 @@ def _without(name: str, start: str) -> str | None:
 
 
 def image_prompts_in(folder: Path, sums: Mapping[str, str]) -> StoredImagePrompts | None:
-    """What a model's folder has of it, if anything; `sums` are those of mezzotint.json."""
+    """What a model's folder, or the one beside it, has of it, if anything; `sums` are those of mezzotint.json."""
     start = f"{IMAGE_PROMPT}/"
     inside = {name.removeprefix(start): digest for name, digest in sums.items() if name.startswith(start)}
-    return stored_in(folder / IMAGE_PROMPT, inside)
+    beside = image_prompts_beside(folder)
+    return stored_in(folder / IMAGE_PROMPT, inside) or stored_in(beside, read_facts(beside).sha256)
+
+
+def image_prompts_beside(folder: Path) -> Path:
+    """The folder beside a model's that may hold its image prompts; its own mezzotint.json has their sums."""
+    return Path(f"{folder.absolute()}-image-prompt")
 
 
 def stored_in(folder: Path, sums: Mapping[str, str] | None = None) -> StoredImagePrompts | None:
@@ -169,7 +177,7 @@ def find_image_prompts(path: Path) -> StoredImagePrompts:
     """
     try:
         if path.is_dir():
-            own = image_prompts_in(path, {})
+            own = stored_in(path / IMAGE_PROMPT)
             return find_image_prompts(_only(path)) if own is None else own
         there = path.is_file()
     except OSError:

@@ -13,9 +13,14 @@ from PIL import Image
 
 import mezzotint
 from mezzotint.cli import main
+from mezzotint.conditioning.image_prompt import PictureConditioner, Resampler, ResamplerConfig
+from mezzotint.conditioning.text import TextConditioner
 from mezzotint.store.image_prompt import stored_in
 from mezzotint.store.inspect import inspect
 from mezzotint.store.png import read_provenance
+from mezzotint.text.tokenizer import Tokenizer
+from mezzotint.training.data import StillLife
+from mezzotint.training.image_prompt import SayingTask
 from mezzotint.training.run import load_clip
 from mezzotint.types import ImagePrompt, Request, UserError
 
@@ -40,6 +45,36 @@ def pipe(model: Path) -> mezzotint.Pipeline:
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
     return [Image.effect_noise((40, 30), 90).convert("RGB"), Image.new("RGB", (SIZE, SIZE), "red")]
+
+
+def test_a_picture_learns_to_say_its_caption(debug_run: Path, tmp_path: Path) -> None:
+    clip = load_clip(debug_run / "clip")
+    text, tower = clip.text_encoder(), clip.image_encoder()
+    conditioner = TextConditioner(Tokenizer.from_folder(debug_run / "clip" / "tokenizer"), text)
+    torch.manual_seed(0)
+    config = ResamplerConfig(
+        embed_dim=tower.config.hidden_size, width=32, output_dim=text.config.hidden_size, tokens=8, layers=1, heads=1
+    )
+    reader = PictureConditioner(tower, Resampler(config))
+    still_life = StillLife(tmp_path, 8, SIZE)
+    task, index = SayingTask(reader, conditioner, still_life), torch.arange(8)
+    before = [parameter.clone() for parameter in tower.parameters()]
+    optimiser = torch.optim.AdamW(reader.projection.parameters(), lr=1e-2)
+    losses: list[float] = []
+    for _ in range(40):
+        loss, _ = task.loss(index, torch.Generator().manual_seed(0))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(torch.equal(old, new) for old, new in zip(before, tower.parameters(), strict=True))
+    # What was learned are the tokens themselves.
+    with torch.no_grad():
+        said, told = reader(still_life.pixels(index)), conditioner(still_life.outright(index)).sequence
+    assert told is not None
+    near = torch.cdist(said.flatten(1), told[:, :8].flatten(1)).argmin(dim=1)
+    assert (near == index).float().mean() >= 0.5
 
 
 def difference(a: Image.Image, b: Image.Image) -> int:

@@ -11,7 +11,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from mezzotint.world import captions
-from mezzotint.world.captions import Told, plural, tell
+from mezzotint.world.captions import Told, outright, plural, tell
 from mezzotint.world.scene import COLOURS, MATERIALS, SHAPES, SIZES, Scene, Solid, random_scenes
 from mezzotint.world.words import (
     AND,
@@ -221,6 +221,14 @@ def told() -> list[tuple[Scene, Told, Reading]]:
 def test_a_caption_is_true_of_its_scene_and_names_every_solid(told: list[tuple[Scene, Told, Reading]]):
     for scene, caption, reading in told:
         assert true_of(reading, scene), (caption.text, scene)
+
+
+def test_what_is_said_outright_is_all_there_is_to_say():
+    for scene in random_scenes(300, 22, held_out=None).describe():
+        reading = read(outright(scene))
+        assert true_of(reading, scene), outright(scene)
+        assert [said for _, said in reading.mentions] == [said_of(solid) for solid in scene.left_to_right()]
+        assert TABLES[reading.rest.removeprefix("on ")] == scene.table
 
 
 def test_what_is_told_as_data_is_what_the_words_say(told: list[tuple[Scene, Told, Reading]]):

@@ -30,7 +30,7 @@ class PictureLayers(nn.Module):
     """
 
     def __init__(self, unet: nn.Module) -> None:
-        """Those for a U-Net: keys as it reads text, values zero, so that pictures change nothing before training."""
+        """Those for a U-Net, which begin by reading pictures as it reads text."""
         super().__init__()
         blocks = {name: module for name, module in unet.named_modules() if isinstance(module, TransformerBlock)}
         middle = [name for name in blocks if name.startswith("mid_block")]
@@ -44,7 +44,7 @@ class PictureLayers(nn.Module):
             if not layer.to_k_ip.weight.is_meta:
                 with torch.no_grad():
                     layer.to_k_ip.weight.copy_(attention.to_k.weight)
-                    layer.to_v_ip.weight.zero_()
+                    layer.to_v_ip.weight.copy_(attention.to_v.weight)
             self.add_module(number, layer)
 
     def forward(self, pictures: Tensor, weights: Tensor) -> Iterator[Pairs]:

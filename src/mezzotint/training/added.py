@@ -24,7 +24,7 @@ from mezzotint.training import workers
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import channels_last, fit
 from mezzotint.training.hints import Hints
-from mezzotint.training.image_prompt import PicturePrompts
+from mezzotint.training.image_prompt import PicturePrompts, SayingTask
 from mezzotint.training.run import Run
 from mezzotint.training.sight import SightTask
 from mezzotint.training.truth import SceneTruth
@@ -123,6 +123,12 @@ def train_image_prompt(run: Run) -> None:
         heads=recipe.heads,
     )
     reader = PictureConditioner(tower, Resampler(config).to(run.device))
+    stage, report = run.stage("image_prompt"), run.reporter("image_prompt")
+    taught = fit(
+        SayingTask(reader, conditioner, pictures), recipe.words, stage / "words", resume=run.resume, report=report
+    )
+    assert isinstance(taught, PictureConditioner)
+    taught.projection.requires_grad_(True)
     unet = with_modules(base, {"pictures": PictureLayers(base)})
     task = DenoiserTask(
         channels_last(Denoiser(unet, schedule)),
@@ -131,14 +137,14 @@ def train_image_prompt(run: Run) -> None:
         pictures,
         caption_dropout=recipe.caption_dropout,
         focus=recipe.focus,
-        prompts=PicturePrompts(reader, pictures, recipe.picture_dropout),
+        prompts=PicturePrompts(taught, pictures, recipe.picture_dropout),
         cache=run.stage("unet" if run.has("unet") else "image_prompt"),
     )
-    network = fit(task, recipe.fit, run.stage("image_prompt"), resume=run.resume, report=run.reporter("image_prompt"))
+    network = fit(task, recipe.fit, stage, resume=run.resume, report=report)
     if workers.leads():
         layers = trained(network).unet.pictures
         assert layers is not None
-        save_image_prompts(trained_reader(network), layers, run.stage("image_prompt"))
+        save_image_prompts(trained_reader(network), layers, stage)
 
 
 def train_sight(run: Run) -> None:

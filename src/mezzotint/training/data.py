@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mezzotint.store.pictures import check_picture, read_colours
 from mezzotint.types import UserError
-from mezzotint.world.captions import Told, tell
+from mezzotint.world.captions import Told, outright, tell
 from mezzotint.world.render import render
 from mezzotint.world.scene import Scene, Scenes, random_scenes
 
@@ -133,6 +133,10 @@ class StillLife:
         """Captions with what they say, scene by scene."""
         chooser = random.Random(seed)
         return [tell(self.scene(i), chooser) for i in index.tolist()]
+
+    def outright(self, index: Tensor) -> list[str]:
+        """What is said of each scene, `captions.outright`."""
+        return [outright(self.scene(i)) for i in index.tolist()]
 
     def scene(self, place: int) -> Scene:
         """The scene at a place."""

@@ -210,7 +210,7 @@ class HintsRecipe:
 class ImagePromptRecipe:
     """What brings the image tower's tokens to a U-Net, which both stay as they are."""
 
-    tokens: int = 16
+    tokens: int = 32
     """Of a picture, for the U-Net."""
     width: int = 192
     layers: int = 2
@@ -222,6 +222,8 @@ class ImagePromptRecipe:
     """Share of pictures that are not shown."""
     focus: float = 0.85
     """As in the U-Net's recipe."""
+    words: FitConfig = field(default_factory=lambda: FitConfig(images=200_000, batch=128, warmup=5000, fall=0.8))
+    """Saying first what the caption says."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(images=100_000, batch=64, ema=4000, fall=1.0))
 
     def __post_init__(self) -> None:

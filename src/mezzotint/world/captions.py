@@ -99,6 +99,15 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
     return Told(text, tuple(style.said(solid) for solid in named), order)
 
 
+def outright(scene: Scene) -> str:
+    """All that captions say of a scene's solids and its table, always in the same words and from left to right."""
+    named = [
+        " ".join(word for word in (solid.size, solid.material, solid.colour, solid.shape) if word != "")
+        for solid in scene.left_to_right()
+    ]
+    return f"{', '.join(named)} on {TABLE_WORDS[scene.table][0]}"
+
+
 @dataclass(frozen=True)
 class _Style:
     """What this caption mentions of every solid, and in which words."""

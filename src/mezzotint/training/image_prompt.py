@@ -38,9 +38,9 @@ class SayingTask:
     def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Task.loss`."""
         seed = int(torch.randint(2**31, (1,), generator=generator))
-        known = isinstance(self._pictures, StillLife)
-        told = self._pictures.outright(index) if known else self._pictures.captions(index, seed)
-        said = torch.cat([_shown(self._reader, self._pictures, index), self._reader.nothing()]).float()
+        pictures = self._pictures
+        told = pictures.outright(index) if isinstance(pictures, StillLife) else pictures.captions(index, seed)
+        said = torch.cat([_shown(self._reader, pictures, index), self._reader.nothing()]).float()
         with torch.no_grad():
             tokens = self._conditioner([*told, ""]).sequence
         assert tokens is not None

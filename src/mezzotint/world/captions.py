@@ -14,37 +14,55 @@ from itertools import pairwise
 
 from mezzotint.world.scene import Scene, Solid
 from mezzotint.world.words import (
+    AFTER,
+    ALONE,
     AND,
     ANY_TABLE,
     BEHIND,
     COLOUR_WORDS,
+    COLOURED,
+    COMMON_OPENINGS,
     DEPTHS,
+    EDGES,
     ENDINGS,
+    EXACTLY,
     FILLERS,
+    HAS_IT,
     IN_FRONT_OF,
     IS,
     ITS,
+    ITS_OWN,
+    JOINTS,
     LEFT_OF,
     LIGHT_WORDS,
     MATERIAL_WORDS,
+    MIDDLE,
     MIDDLES,
     NEXT_TO,
     NOT_OPENED,
     NUMBER_WORDS,
     NUMBERS,
+    ONE,
     OPENINGS,
+    PAIR,
     RIGHT_OF,
     ROWS,
     SHAPE_WORDS,
     SIDES,
     SIZE_WORDS,
+    STANDING,
     TABLE_WORDS,
     THINGS,
+    TOGETHER,
     WITH_IT,
 )
 
 CANONICAL = 0.75
 """How often the first of several words is taken."""
+OFTEN = 0.5
+"""The same of words whose others are as usual."""
+UNEVEN = 0.15
+"""How often one of several solids of different shapes is said with less than the others."""
 
 AS_READ = 0.9
 """How often solids that are only listed are listed from left to right, as people read a picture. A list that told
@@ -66,8 +84,8 @@ class Told:
 
 def tell(scene: Scene, chooser: random.Random) -> Told:
     """One caption of the scene, chosen by `chooser`."""
-    solids = list(scene.solids)
-    style = _Style.random(chooser, named=all(solid.colour != "" for solid in solids))
+    style = _Style.random(chooser)
+    solids = _less_said(scene.solids, chooser) if style.shape and chooser.random() < UNEVEN else list(scene.solids)
     if chooser.random() < 0.1 and len(_groups(solids, style)) == len(solids):
         style = replace(style, definite=True)
     text, named, order = _PLANS[len(solids)](solids, style)
@@ -81,12 +99,12 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
         text += f" {chooser.choice(ANY_TABLE)}"
     if chooser.random() < 0.07:
         text += f", {LIGHT_WORDS[scene.light]}"
-    said_as_sentence = any(f" {verb} " in re.sub("(that|which) is", "", text) for verb in IS)
+    said_as_sentence = any(f" {verb} " in re.sub("(that|which) is", "", text) for verb in (*IS, "has"))
     if chooser.random() < 0.35 and not (said_as_sentence or text.startswith(NOT_OPENED)):
         if len(solids) > 1 and chooser.random() < 0.1 and ":" not in text and not text.startswith(NUMBERS):
-            opening = f"{style.number(len(solids))} {plural(chooser.choice(THINGS))}: "
+            opening = f"{style.number(len(solids))} {plural(chooser.choice(THINGS))}{style.word((':', ','))} "
         else:
-            opening = chooser.choice(OPENINGS)
+            opening = chooser.choice(COMMON_OPENINGS if chooser.random() < 0.5 else OPENINGS)
         if opening == "there is " and text.startswith(NUMBERS):
             opening = "there are "
         text = opening + text
@@ -97,6 +115,16 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
     if chooser.random() < 0.25:
         text += chooser.choice(ENDINGS) if chooser.random() < 0.4 else "."
     return Told(text, tuple(style.said(solid) for solid in named), order)
+
+
+def _less_said(solids: Sequence[Solid], chooser: random.Random) -> list[Solid]:
+    """The solids, one of them without some of what could be said of it, if their shapes tell them apart."""
+    less = list(solids)
+    if len({solid.shape for solid in solids}) == len(solids) > 1:
+        place = chooser.randrange(len(solids))
+        blank = {name: "" for name in ("colour", "size", "material") if chooser.random() < 0.6}
+        less[place] = replace(less[place], **blank)
+    return less
 
 
 def outright(scene: Scene) -> str:
@@ -117,17 +145,19 @@ class _Style:
     shape: bool
     size: bool
     material: bool
+    bare: bool = False
+    """Without articles."""
     definite: bool = False
 
     @classmethod
-    def random(cls, chooser: random.Random, *, named: bool) -> _Style:
-        """`named`: whether all colours have names."""
-        colour = (chooser.random() < 0.5) and named
+    def random(cls, chooser: random.Random) -> _Style:
+        colour = chooser.random() < 0.5
         shape = not colour or chooser.random() < 0.95
-        return cls(chooser, colour, shape, chooser.random() < 0.3, chooser.random() < 0.15)
+        return cls(chooser, colour, shape, chooser.random() < 0.3, chooser.random() < 0.15, chooser.random() < 0.06)
 
-    def word(self, words: Sequence[str]) -> str:
-        return words[0] if self.chooser.random() < CANONICAL else self.chooser.choice(words)
+    def word(self, words: Sequence[str], first: float = CANONICAL) -> str:
+        """One of them, the first with this chance and more."""
+        return words[0] if self.chooser.random() < first else self.chooser.choice(words)
 
     def said(self, solid: Solid) -> Solid:
         """The solid with what the caption leaves open blanked out."""
@@ -140,13 +170,15 @@ class _Style:
         )
 
     def adjectives(self, solid: Solid, *, colour: bool = True) -> str:
-        words: list[str] = []
-        if self.size:
-            words.append(self.word(SIZE_WORDS[solid.size]))
-        if self.material:
-            words.append(self.word(MATERIAL_WORDS[solid.material]))
-        if self.colour and colour:
-            words.append(self.word(COLOUR_WORDS[solid.colour]))
+        said, words = self.said(solid), list[str]()
+        if said.size != "":
+            words.append(self.word(SIZE_WORDS[said.size]))
+        if said.material != "":
+            words.append(self.word(MATERIAL_WORDS[said.material]))
+        if said.colour != "" and colour:
+            words.append(self.word(COLOUR_WORDS[said.colour]))
+            if self.chooser.random() < 0.02:
+                words[-1] += self.chooser.choice("- ") + self.chooser.choice(COLOURED)
         if self.chooser.random() < 0.05:
             self.chooser.shuffle(words)
         if self.chooser.random() < 0.02:
@@ -158,16 +190,16 @@ class _Style:
 
     def one(self, solid: Solid) -> str:
         """'a small red ball', or 'a small ball that is red'."""
-        after = self.colour and self.chooser.random() < 0.05
+        after = not self.bare and self.said(solid).colour != "" and self.chooser.random() < 0.06
         phrase = f"{self.adjectives(solid, colour=not after)} {self.noun(solid)}".strip()
         if after:
-            phrase += f" {self.word(('that is', 'which is'))} {self.word(COLOUR_WORDS[solid.colour])}"
+            phrase += f" {self.word(AFTER, OFTEN)} {self.word(COLOUR_WORDS[solid.colour])}"
         if self.definite:
             return f"the {phrase}"
         article = self.chooser.random()
         if article < 0.03:
-            return f"one {phrase}"
-        return phrase if article < 0.09 else indefinite(phrase)
+            return f"{self.word(ONE, OFTEN)} {phrase}"
+        return phrase if article < 0.06 or self.bare else indefinite(phrase)
 
     def number(self, count: int) -> str:
         return self.word(NUMBER_WORDS[count])
@@ -176,14 +208,22 @@ class _Style:
         """'three red balls', or one of them."""
         if count == 1:
             return self.one(solid)
-        number = "a pair of" if count == 2 and self.chooser.random() < 0.05 else self.number(count)
+        number = self.word(PAIR) if count == 2 and self.chooser.random() < 0.06 else self.number(count)
+        if self.chooser.random() < 0.03:
+            number = f"{self.chooser.choice(EXACTLY)} {number}"
         return f"{number} {self.adjectives(solid)} {plural(self.noun(solid))}".replace("  ", " ")
 
     def listed(self, phrases: Sequence[str]) -> str:
         """'a, b and c'."""
+        if self.chooser.random() < (0.3 if self.bare else 0.04):
+            return self.joint().join(phrases)
         draw = self.chooser.random()
         last = ", " if draw < 0.15 else ", and " if draw < 0.35 and len(phrases) > 2 else " and "
         return f"{', '.join(phrases[:-1])}{last}{phrases[-1]}"
+
+    def joint(self) -> str:
+        """What stands between solids that are listed without a word between them."""
+        return self.word((*JOINTS, " ") if self.bare else JOINTS, OFTEN)
 
 
 def indefinite(phrase: str) -> str:
@@ -212,18 +252,37 @@ _Plan = tuple[str, list[Solid], str]
 
 
 def _one(solids: list[Solid], style: _Style) -> _Plan:
-    return style.one(solids[0]), solids, "any"
+    """One alone, and now and then where it stands."""
+    text, x, draw = style.one(solids[0]), solids[0].x, style.chooser.random()
+    if draw < 0.05:
+        text += f" {style.chooser.choice(ALONE)}"
+    elif draw < 0.15 and abs(x) < 0.4:
+        text += f" {style.chooser.choice(MIDDLE)}"
+    elif draw < 0.15 and abs(x) > 0.8:
+        text += f" {EDGES[x > 0]}"
+    return text, solids, "any"
 
 
 def _alike(solids: Sequence[Solid], style: _Style) -> bool:
     return len({(s.shape, s.colour, s.size, s.material) for s in map(style.said, solids)}) == 1
 
 
+def _all_alike(solids: list[Solid], style: _Style) -> _Plan:
+    """'three red cubes', and now and then how they stand."""
+    text, row = style.several(solids[0], len(solids)), sorted(solids, key=lambda solid: solid.x)
+    if style.chooser.random() < 0.15:
+        if len(row) > 2 and _in_a_row(row):
+            text += " in a row"
+        elif all(_close(a, b) for a, b in pairwise(row)):
+            text += f" {style.chooser.choice(TOGETHER)}"
+    return text, solids, "any"
+
+
 def _two(solids: list[Solid], style: _Style) -> _Plan:
     chooser = style.chooser
     a, b = chooser.sample(solids, 2)
     if _alike(solids, style) and chooser.random() < 0.8:
-        return style.several(a, 2), solids, "any"
+        return _all_alike(solids, style)
     if _of_one_shape(solids, style) and chooser.random() < 0.3:
         return _apart(_groups(_listed(solids, chooser), style), style)
     if chooser.random() < 0.45:
@@ -231,10 +290,14 @@ def _two(solids: list[Solid], style: _Style) -> _Plan:
             if relation(first, second):
                 return _related(a, b, relation, first is a, style)
     a, b = _listed(solids, chooser)
-    if chooser.random() < 0.3 and _close(a, b):
-        return f"{style.one(a)} {style.word(NEXT_TO)} {style.one(b)}", [a, b], "any"
-    if chooser.random() < 0.08:
-        return f"{style.one(a)}, {style.one(b)}", [a, b], "any"
+    if chooser.random() < 0.4 and _close(a, b):
+        return _beside(a, b, style), [a, b], "any"
+    if chooser.random() < 0.04 and "" not in (style.said(a).colour, style.said(b).colour) and a.shape != b.shape:
+        parts = [f"the {style.noun(solid)} is {style.word(COLOUR_WORDS[solid.colour])}" for solid in (a, b)]
+        told = [Solid(solid.shape if style.shape else "", solid.colour, "", "", solid.x, solid.y) for solid in (a, b)]
+        return " and ".join(parts), told, "any"
+    if chooser.random() < (0.5 if style.bare else 0.12):
+        return f"{style.one(a)}{style.joint()}{style.one(b)}", [a, b], "any"
     return f"{style.one(a)} {style.word(AND)} {style.one(b)}", [a, b], "any"
 
 
@@ -249,6 +312,14 @@ def _close(a: Solid, b: Solid) -> bool:
     return abs(a.y - b.y) < 0.9 and abs(a.x - b.x) < 1.8
 
 
+def _beside(a: Solid, b: Solid, style: _Style) -> str:
+    one, other, draw = style.one(a), style.one(b), style.chooser.random()
+    if draw < 0.15:
+        return f"{one} and {other} {style.chooser.choice(TOGETHER)}"
+    verb = f"{style.word(IS)} " if draw < 0.3 else ""
+    return f"{one} {verb}{style.word(NEXT_TO, OFTEN)} {other}"
+
+
 def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_first: bool, style: _Style) -> _Plan:
     """'a is left of b', said from either side; a and b are named in this order."""
     across, chooser = relation is left_of, style.chooser
@@ -257,15 +328,19 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
     one, other = style.one(a), style.one(b)
     first, second = (one, other) if a_first else (other, one)
     draw = chooser.random()
-    if draw < 0.30:
-        text = f"{one} {style.word(words)} {other}"
+    if draw < 0.24:
+        text = f"{one} {style.word(words, OFTEN)} {other}"
+    elif draw < 0.30:
+        text = f"{one} {style.word(STANDING, OFTEN)} {style.word(words, OFTEN)} {other}"
     elif draw < 0.42:
-        text = f"{one} {style.word(IS)} {style.word(words)} {other}"
+        text = f"{one} {style.word(IS)} {style.word(words, OFTEN)} {other}"
     elif draw < 0.48:
-        text = f"{style.word(words)} {other} {style.word((*IS, 'there is'))} {one}"
-    elif draw < 0.72:
+        text = f"{style.word(words, OFTEN)} {other} {style.word((*IS, 'there is'), OFTEN)} {one}"
+    elif draw < 0.58:
+        text = chooser.choice(HAS_IT).format(a=other, b=one, its=chooser.choice(ITS_OWN[turned]))
+    elif draw < 0.68:
         text = chooser.choice(WITH_IT).format(a=other, b=one, its=chooser.choice(ITS[turned]))
-    elif draw < 0.84 or not across:
+    elif draw < 0.86 or not across:
         text = chooser.choice(SIDES if across else DEPTHS).format(a=first, b=second)
     else:
         text = _told_across([first, second], style)
@@ -274,7 +349,7 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
 
 def _told_across(phrases: list[str], style: _Style) -> str:
     """'from left to right: a and b', or from right to left."""
-    form = style.word(ROWS)
+    form = style.word(ROWS, OFTEN)
     if style.chooser.random() < 0.6:
         return form.format(row=style.listed(phrases))
     return form.replace("left to right", "right to left").format(row=style.listed(phrases[::-1]))
@@ -292,13 +367,13 @@ def _row(solids: list[Solid], style: _Style) -> _Plan:
         text = _told_across(phrases, style)
     elif draw < 0.7:
         text = f"{style.listed(phrases)} in a row"
-    elif draw < 0.82 and len(phrases) == 3:
+    elif draw < 0.85 and len(phrases) == 3:
         text = style.chooser.choice(MIDDLES).format(a=phrases[0], b=phrases[1], c=phrases[2])
     # A chain of relations, told from either end.
     elif style.chooser.random() < 0.6:
-        text = f" {style.word(LEFT_OF)} ".join(phrases)
+        text = f" {style.word(LEFT_OF, OFTEN)} ".join(phrases)
     else:
-        text = f" {style.word(RIGHT_OF)} ".join(reversed(phrases))
+        text = f" {style.word(RIGHT_OF, OFTEN)} ".join(reversed(phrases))
     return text, solids, "across"
 
 
@@ -306,7 +381,7 @@ def _many(solids: list[Solid], style: _Style) -> _Plan:
     """Three or four: all alike, in groups, in a row, or just listed."""
     chooser = style.chooser
     if _alike(solids, style) and chooser.random() < 0.85:
-        return style.several(solids[0], len(solids)), solids, "any"
+        return _all_alike(solids, style)
     groups = _groups(_listed(solids, chooser), style)
     if _of_one_shape(solids, style) and chooser.random() < 0.3:
         return _apart(groups, style)
@@ -334,16 +409,17 @@ def _grouped(groups: list[list[Solid]], style: _Style) -> _Plan:
     if len(groups) == 2:
         one, other = groups
         if all(left_of(a, b) for a in one for b in other):
-            return f"{phrases[0]} {style.word(LEFT_OF)} {phrases[1]}", named, "across"
+            return f"{phrases[0]} {style.word(LEFT_OF, OFTEN)} {phrases[1]}", named, "across"
         if all(left_of(b, a) for a in one for b in other):
-            return f"{phrases[0]} {style.word(RIGHT_OF)} {phrases[1]}", [*other, *one], "across"
+            return f"{phrases[0]} {style.word(RIGHT_OF, OFTEN)} {phrases[1]}", [*other, *one], "across"
         return f"{phrases[0]} {style.word(AND)} {phrases[1]}", named, "any"
     return style.listed(phrases), named, "any"
 
 
 def _of_one_shape(solids: Sequence[Solid], style: _Style) -> bool:
     """Whether the solids are told apart by adjectives alone."""
-    return style.colour and len({style.said(solid).shape for solid in solids}) == 1 and not _alike(solids, style)
+    said = [style.said(solid) for solid in solids]
+    return len({each.shape for each in said}) == 1 and all(each.colour for each in said) and not _alike(solids, style)
 
 
 def _apart(groups: list[list[Solid]], style: _Style) -> _Plan:

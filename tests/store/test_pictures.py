@@ -5,13 +5,23 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
-from mezzotint.store.pictures import Held, check_there, full_name, held, read_colours, read_depth, read_mask
+from mezzotint.store.pictures import (
+    Held,
+    check_there,
+    full_name,
+    held,
+    picture_names,
+    read_colours,
+    read_depth,
+    read_mask,
+)
 from mezzotint.types import Request, UserError
 
 RED, CLEAR = (255, 0, 0, 255), (0, 255, 0, 0)
@@ -39,6 +49,38 @@ def test_exif_turns_it(tmp_path: Path) -> None:
     picture, exif = Image.new("RGB", (8, 16), "red"), Image.Exif()
     exif[0x0112] = 6
     assert read_colours(stored(picture, tmp_path / "a.jpg", exif=exif)).size == (16, 8)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_way_to_turn_is_pillow_s(tmp_path: Path, turn: int) -> None:
+    picture, exif = Image.effect_noise((8, 16), 80).convert("RGB"), Image.Exif()
+    exif[0x0112] = turn
+    name = stored(picture, tmp_path / "a.png", exif=exif)
+    with Image.open(name) as opened:
+        assert read_colours(name).tobytes() == ImageOps.exif_transpose(opened).tobytes()
+
+
+def test_exif_that_holds_nonsense_beside_the_turn(tmp_path: Path) -> None:
+    """A resolution in words, which Pillow's own turning trips over."""
+    tags = struct.pack("<HHIHHI", 0x0112, 3, 1, 6, 0, 0)[:12] + struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + struct.pack("<I", 0)
+    name = stored(Image.new("RGB", (8, 16), "red"), tmp_path / "a.jpg", exif=exif)
+    assert read_colours(name).size == (16, 8)
+
+
+def test_a_picture_of_too_many_pixels_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = stored(Image.new("RGB", (8, 16), "red"), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UserError, match="more pixels"):
+        read_colours(name)
+
+
+def test_a_name_that_begins_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stored(Image.new("RGB", (8, 16), "red"), tmp_path / "~nobody-of-this-name.png")
+    assert picture_names(Request(prompt="", image="~nobody-of-this-name.png")) == [
+        str(tmp_path / "~nobody-of-this-name.png")
+    ]
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "L", "1", "P", "LA", "CMYK", "HSV", "YCbCr"])

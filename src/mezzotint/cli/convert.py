@@ -10,11 +10,12 @@ from typing import Literal
 
 from mezzotint.cli.flags import parse
 from mezzotint.store.beside import check_writable
-from mezzotint.store.extras import full_path, lora_files, lora_header
+from mezzotint.store.extras import lora_files, lora_header
 from mezzotint.store.header import read_header
 from mezzotint.store.layout import is_model_folder, model_headers
 from mezzotint.store.lora.facts import is_lora
 from mezzotint.store.models import resolve
+from mezzotint.store.paths import full_path
 from mezzotint.types import UserError
 
 ABOUT = (
@@ -50,7 +51,7 @@ class Options:
 def run(argv: Sequence[str]) -> int:
     """Convert. What can be told from headers and names is told before torch is imported."""
     options = parse(Options, "convert", argv, ABOUT, "source", "target")
-    target = options.target.expanduser()
+    target = Path(full_path(options.target))
     written = convert_lora(options, target) if options.to in ("kohya", "peft") else convert_model(options, target)
     size = sum(file.stat().st_size for file in written)
     if options.json:

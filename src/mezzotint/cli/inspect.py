@@ -11,6 +11,7 @@ from typing import Any
 from mezzotint.cli.flags import parse
 from mezzotint.store.evidence import OWN
 from mezzotint.store.inspect import inspect
+from mezzotint.store.paths import expanded
 from mezzotint.types import UserError
 
 ABOUT = "Say what a model file or folder holds, from its headers alone."
@@ -41,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
 
 def located(path: Path) -> Path:
     """The path itself where something is, else the folder of the shipped model of that name."""
-    if path.expanduser().exists():
+    if expanded(path).exists():
         return path
     from mezzotint.store.models import resolve
 

@@ -52,6 +52,14 @@ def folder_beside(path: Path) -> Generator[Path]:
         shutil.rmtree(older, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing. Raises UserError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made: {error.strerror or error}.") from error
+
+
 def check_writable(path: Path) -> None:
     """Raise UserError unless a file of this name can be made, before any long work; nothing is left behind."""
     try:

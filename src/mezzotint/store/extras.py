@@ -18,6 +18,7 @@ from mezzotint.store.image_prompt import find_image_prompts
 from mezzotint.store.kinds import Glance
 from mezzotint.store.layout import is_model_folder, weight_files, weight_headers
 from mezzotint.store.lora.facts import READS_TEXT, is_lora, lora_facts
+from mezzotint.store.paths import full_path
 from mezzotint.types import Lora, Request, UserError
 
 LORA_FILES = (
@@ -132,14 +133,6 @@ class Extras:
         loras = [path for use in self.loras for path in lora_files(use.file)]
         adapter = [] if self.image_adapter == "" else find_image_prompts(Path(self.image_adapter)).files
         return [*vae, *loras, *(Path(file) for file in self.embeddings), *adapter]
-
-
-def full_path(name: str | Path) -> str:
-    """A file's name from wherever one stands."""
-    try:
-        return str(Path(name).expanduser().absolute())
-    except RuntimeError:  # the home of a user who is not there
-        return str(Path(name).absolute())
 
 
 def vae_files(path: Path) -> list[Path]:

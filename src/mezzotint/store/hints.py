@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from mezzotint.store.beside import make_folder
 from mezzotint.store.checksum import check_folder
 from mezzotint.store.evidence import OWN, own
 from mezzotint.store.facts import read_json, write_json
@@ -138,10 +139,7 @@ def save_hints(
 
     from mezzotint.store.weights import write_tensors
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    make_folder(folder)
     path = folder / f"{STEM}.safetensors"
     kind = torch.float16 if dtype is None else dtype
     write_tensors({name: tensor.detach().cpu().to(kind).contiguous() for name, tensor in tensors.items()}, path)

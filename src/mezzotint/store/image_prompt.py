@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.conditioning.clip_config import CLIPVisionConfig
+from mezzotint.store.beside import make_folder
 from mezzotint.store.checked import made
 from mezzotint.store.checksum import check_folder
 from mezzotint.store.evidence import OWN, own
@@ -240,10 +241,7 @@ def save_image_prompts(
     from mezzotint.store.weights import write_tensors
 
     kind = torch.float16 if dtype is None else dtype
-    try:
-        (folder / ENCODER).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    make_folder(folder / ENCODER)
     tower = conditioner.tower
     files = save_part(tower, tower.config.to_dict(), folder / ENCODER, stem="model", dtype=kind)
     tensors = _tensors({PROJECTION: conditioner.projection, LAYERS: layers}, kind)

@@ -24,6 +24,7 @@ from mezzotint.store.layout import BESIDE, REST_MARK, is_model_folder, weight_he
 from mezzotint.store.ldm import vae
 from mezzotint.store.ldm.names import Shapes
 from mezzotint.store.lora.facts import is_lora
+from mezzotint.store.paths import expanded
 from mezzotint.store.taesd import Halves
 from mezzotint.store.taesd import config as tiny_config
 from mezzotint.store.taesd import find as find_tiny
@@ -46,7 +47,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
     Raises UserError where there is nothing, or nothing that is known, or where a file is damaged.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if is_model_folder(path):
         return folder_told(path)
     if path.is_dir():

@@ -8,6 +8,7 @@ from pathlib import Path
 from mezzotint.store.facts import Facts, read_facts
 from mezzotint.store.hub import fetched, is_hub_name
 from mezzotint.store.layout import BESIDE, all_weight_files, is_model_folder
+from mezzotint.store.paths import expanded
 from mezzotint.types import UserError
 
 SHIPPED = Path(__file__).parent.parent / "models"
@@ -43,7 +44,7 @@ def is_shipped(model: str | Path, root: Path = SHIPPED) -> bool:
 
 def full_name(model: str | Path, root: Path = SHIPPED) -> str:
     """What a model is called wherever one stands: the name of a shipped model or of one on the hub, or a full path."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     if is_shipped(model, root) or (is_hub_name(str(model)) and not path.exists()):
         return str(model)
     return str(path.absolute())
@@ -58,7 +59,7 @@ def resolve(model: str | Path, root: Path = SHIPPED) -> Path:
     try:
         if is_shipped(model, root):
             return root / name
-        path = Path(model).expanduser()
+        path = expanded(model)
         if is_model_folder(path) or path.is_file():
             return path
         if path.is_dir() and name != "":

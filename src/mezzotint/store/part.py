@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mezzotint.store.beside import make_folder
 from mezzotint.store.facts import write_json
 from mezzotint.store.source import open_source
 from mezzotint.store.weights import build, in_dtype, write_tensors
@@ -34,7 +35,7 @@ def save_part(
     Weights above `shard` bytes are split over shards named by an index file, as diffusers and transformers do.
     Raises UserError where the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     state = {name: tensor.cpu().contiguous() for name, tensor in in_dtype(module.state_dict(), dtype).items()}
     shards = _shards(state, shard)
     names = [f"{stem}.safetensors"]

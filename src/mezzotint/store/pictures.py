@@ -7,13 +7,15 @@ a value that can be compared and written down.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
+from mezzotint.store.paths import full_path
 from mezzotint.types import IN_MEMORY, PICTURES, ImagePrompt, Request, UserError
 
 if TYPE_CHECKING:
@@ -23,6 +25,16 @@ AUTO = "auto"
 """What stands in the place of a depth map's file where one is to be taken from the picture."""
 TOP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 65535}
 """The value of white in pictures of one channel with more than 8 bits, by Pillow's mode."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by EXIF's orientation."""
 
 
 class Held(str):
@@ -130,7 +142,7 @@ def full_name(name: str) -> str:
     """The name from wherever one stands; that of a picture in memory is itself."""
     if name == "" or name.startswith(IN_MEMORY) or estimator(name) is not None:
         return name
-    return str(Path(name).expanduser().absolute())
+    return full_path(name)
 
 
 def read_colours(name: str) -> Image.Image:
@@ -220,14 +232,25 @@ def _turned(name: str, *, whole: bool = True) -> Image.Image:
     try:
         if isinstance(name, Held):
             held = name.picture
-            return ImageOps.exif_transpose(held) if isinstance(held, Image.Image) else Image.fromarray(held, mode="F")
+            return _upright(held) if isinstance(held, Image.Image) else Image.fromarray(held, mode="F")
         with Image.open(name) as opened:
             if not whole:
                 return opened
             opened.load()
-            return ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return _upright(opened)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name} has more pixels than are read here: make it smaller.") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{name} is not a picture, or is damaged: give a PNG, a JPEG or a WebP.") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says, if that can be read."""
+    try:
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error):
+        turn = None
+    return picture.copy() if turn is None else picture.transpose(turn)
 
 
 def _eight_bits(picture: Image.Image, name: str) -> Image.Image:

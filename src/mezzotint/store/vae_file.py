@@ -23,6 +23,7 @@ from mezzotint.store.inspect import inspect
 from mezzotint.store.layout import is_model_folder
 from mezzotint.store.ldm import vae
 from mezzotint.store.ldm.names import under
+from mezzotint.store.paths import expanded
 from mezzotint.store.source import Source, open_source, part_sources
 from mezzotint.store.taesd import config as tiny_config
 from mezzotint.store.taesd import find as find_tiny
@@ -70,7 +71,7 @@ def load_vae(
     the scale of Stable Diffusion 1 and 2. Raises UserError for a file that holds no autoencoder, for one that does not
     fit `like`, and as `build`.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     device = torch.device(device)
     if path.is_dir():
         folder = _part_folder(path)

@@ -51,6 +51,8 @@ BEFORE_LOADING = {
     "a model that is a file": ([PROMPT, "--model", str(PROGRAM)], "neither safetensors nor"),
     "a folder that does not exist": ([PROMPT, "-o", "none/out.png"], "no folder"),
     "a folder for a name": ([PROMPT, "-o", "."], "is a folder"),
+    "a folder for several": ([PROMPT, "-o", ".", "-n", "2"], "is a folder"),
+    "previews where nothing is written": ([PROMPT, "--preview", "/proc"], "cannot be written"),
     "a file for a folder": ([PROMPT, "-o", "/dev/null/out.png"], "/dev/null"),
     "no kind of picture": ([PROMPT, "-o", "out.xyz"], ".png"),
     "a name without an end": ([PROMPT, "-o", "out"], ".png"),

@@ -62,6 +62,22 @@ def test_image_to_image_needs_no_prompt_and_extending_makes_it_larger(here: Path
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["-o", "in.png"],
+        ["-o", "./in.png", "--mask", "mask.png"],
+        ["-n", "2", "-o", "other.png", "--mask", "other-1.png"],
+    ],
+)
+def test_what_is_read_is_not_written_over(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    (here / "other-1.png").write_bytes((here / "mask.png").read_bytes())
+    before = {file.name: file.read_bytes() for file in here.iterdir() if file.is_file()}
+    assert main(["generate", "a ball", "--model", "tiny", "--image", "in.png", *arguments]) == 2
+    assert "not written over" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in here.iterdir() if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
         ["--image", "none.png"],
         ["--image", "tiny"],
         ["--image", "text.png"],

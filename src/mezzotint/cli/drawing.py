@@ -138,6 +138,8 @@ def draw(pipe: Pipeline, requests: Sequence[Request], previews: Sequence[Path] =
     Each is drawn alone: company would change it by rounding, and it is to come out again to the last bit. Raises
     UserError for a request that this model cannot draw, and where memory does not suffice.
     """
+    from mezzotint.store.png import write_plain
+
     for number, request in enumerate(requests):
         which = f"picture {number + 1} of {len(requests)}, " if len(requests) > 1 else ""
         with enough_memory(request), ProgressLine() as line:
@@ -145,7 +147,7 @@ def draw(pipe: Pipeline, requests: Sequence[Request], previews: Sequence[Path] =
                 line.tell(move.step, move.steps, f"{which}step {move.step} of {move.steps}")
                 if previews:
                     (small,) = pipe.preview(move.estimate, times=PREVIEW_TIMES)
-                    small.save(previews[number] / f"step-{move.step:03d}.png")
+                    write_plain(small, previews[number] / f"step-{move.step:03d}.png")
                 if move.picture is not None:
                     yield move.picture
 

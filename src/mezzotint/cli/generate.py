@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mezzotint.cli.flags import add_flags, make_parser, parsed, size
-from mezzotint.store.beside import check_writable
+from mezzotint.store.beside import check_writable, make_folder
 from mezzotint.store.facts import read_facts
 from mezzotint.store.models import resolve
 from mezzotint.types import Request, UserError
@@ -51,15 +51,21 @@ def run(argv: Sequence[str]) -> int:
     request = read_facts(path).request(**given)
     check(request)
     requests = [request.but(seed=request.seed + number) for number in range(options.n)]
+    check_writable(options.out)
     targets = names(options.out, options.n)
     for target in targets:
         check_writable(target)
-    check_writable(options.out)
 
+    from mezzotint.store.pictures import picture_names
     from mezzotint.store.png import Provenance, picture_format, write_picture, write_plain
     from mezzotint.world.sheet import Sheet
 
     picture_format(options.out)
+    read_too = {Path(name).resolve() for name in picture_names(request)} & {
+        target.resolve() for target in (*targets, options.out)
+    }
+    if read_too:
+        raise UserError(f"{min(read_too)} is read for this picture, so it is not written over: choose another --out.")
     from mezzotint.cli.drawing import draw, open_model, warn
 
     opened = open_model(request.model, path, options.device, options.dtype, request=request)
@@ -131,10 +137,8 @@ def folders(preview: Path | None, targets: Sequence[Path]) -> list[Path]:
         return []
     made = [preview] if len(targets) == 1 else [preview / target.stem for target in targets]
     for folder in made:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+        make_folder(folder)
+        check_writable(folder / "step-000.png")
     return made
 
 

@@ -13,6 +13,7 @@ from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.pipeline import Pipeline
 from mezzotint.sampling import SAMPLERS
+from mezzotint.sampling.samplers.base import Sampler
 from mezzotint.types import UserError
 from mezzotint.vae import Codec
 
@@ -141,3 +142,16 @@ def test_a_worse_model_guides(pipe, tiny_parts, tmp_path):
     difference = np.abs(np.asarray(same).astype(int) - np.asarray(alone).astype(int))
     assert difference.max() <= 1
     assert bits(plain) != bits(alone)
+
+
+def test_a_sampler_reckons_by_the_model_s_table(pipe, monkeypatch):
+    tables = []
+    whole = Sampler.begin
+
+    def begin(self, x, sigmas, noise, eta=None, schedule=None):
+        tables.append(schedule)
+        return whole(self, x, sigmas, noise, eta, schedule)
+
+    monkeypatch.setattr(Sampler, "begin", begin)
+    pipe("a red ball", sampler="tcd", steps=2)
+    assert tables == [pipe.denoiser.schedule]

@@ -13,9 +13,11 @@ from PIL import Image, ImageDraw
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise import draw_noise
 from mezzotint.pipeline import Pipeline
+from mezzotint.pipeline import edit as edits
 from mezzotint.pipeline.edit import Edit
 from mezzotint.pipeline.start import Seen, Start
 from mezzotint.sampling.sizes import drawn
+from mezzotint.store.pictures import Held
 from mezzotint.types import Request, UserError
 
 PROMPT = "a red sphere to the left of a blue cube"
@@ -101,6 +103,34 @@ def test_beyond_the_edges(pipe: Pipeline, picture: Image.Image) -> None:
     assert found.size == (64, 40)
     assert np.array_equal(np.asarray(found)[:32, 16:], np.asarray(picture))
     assert found.info["request"].width == 64
+
+
+def extended(name: str, plane: Image.Image | str) -> list[int]:
+    """Left, top, right and bottom of what is not 0 of a map given with a picture of 128 pixels and 64 more beside."""
+    given = plane if isinstance(plane, str) else Held.of(plane)
+    picture = Held.of(Image.new("RGB", (128, 128)))
+    request = Request(prompt="", image=picture, extend="right=64", **{name: given})
+    (found,) = edits.read(request, (192, 128), [(128, 128)], 8).hints.values()
+    rows, columns = (found[0, 0] > 0).any(dim=1).nonzero(), (found[0, 0] > 0).any(dim=0).nonzero()
+    return [int(each[end]) for end in (0, -1) for each in (columns, rows)]
+
+
+def test_maps_go_along_when_a_picture_is_extended() -> None:
+    box = Image.new("L", (128, 128))
+    box.paste(255, (32, 40, 96, 80))
+    assert extended("silhouette", box) == [32, 40, 95, 79]
+    assert extended("silhouette", box.resize((64, 64), Image.Resampling.NEAREST)) == [32, 40, 95, 79]
+    whole = Image.new("L", (192, 128))
+    whole.paste(255, (100, 40, 190, 80))  # A map of the whole that is asked for stays where it is.
+    assert extended("silhouette", whole) == [100, 40, 189, 79]
+
+
+def test_a_map_taken_from_an_extended_picture_is_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = torch.arange(1.0, 129.0).expand(1, 1, 128, 128)
+    monkeypatch.setattr(edits, "depth_of", lambda _pixels, _by: ramp)
+    picture = Held.of(Image.new("RGB", (128, 128)))
+    request = Request(prompt="", image=picture, depth="auto", extend="right=64", width=128, height=128)
+    assert torch.equal(edits.read(request, (128, 128), [(128, 128)], 8).hints["depth"], ramp)
 
 
 @pytest.mark.parametrize("upscale", ["auto", "two-pass", "tiles", "none"])

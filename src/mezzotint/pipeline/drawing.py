@@ -146,7 +146,7 @@ def _begun(pipe: Pipeline, plan: Plan) -> _Drawing:
 def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, known: Mapping[Ask, Conditioning]) -> int:
     """Start a picture's walk."""
     plan, begun = drawing.plan, drawing.start
-    begin = partial(plan.sampler.begin, eta=plan.request.eta)
+    begin = partial(plan.sampler.begin, eta=plan.request.eta, schedule=plan.schedule)
     return loop.add(
         walk=two_pass.walk(begin, begun.x, plan.passes, drawing.noise, enlarge=partial(begun.enlarged, pipe.codec)),
         steps=plan.steps,

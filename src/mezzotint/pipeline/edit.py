@@ -94,9 +94,12 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
     if image is not None:
         image = canvas.fitted(image, size, request.resize)
     planes = {name: _plane(request, name, file, image) for name, file in given.items()}
-    if any(around):  # Maps of the picture go along with it.
-        maps = {name: plane for name, plane in planes.items() if plane.size == own}
-        planes |= {name: canvas.padded(plane, around, 0 if plane.mode == "L" else None) for name, plane in maps.items()}
+    if own is not None and any(around):  # Maps of the picture go along with it; one taken from it has gone already.
+        whole = (own[0] + around[0] + around[2], own[1] + around[1] + around[3])
+        for name, plane in planes.items():
+            if pictures.estimator(given[name]) is None and plane.size != whole and _alike(plane.size, own):
+                plane = plane if plane.size == own else plane.resize(own, canvas.scaling(plane))
+                planes[name] = canvas.padded(plane, around, 0 if plane.mode == "L" else None)
     hints = {name: canvas.fitted(plane, size, request.resize) for name, plane in planes.items()}
     back = None
     if image is not None and mask is not None:
@@ -142,12 +145,17 @@ def _mask(request: Request, image: Image.Image | None) -> Image.Image | None:
     mask = pictures.read_mask(request.mask)
     if mask.size == image.size:
         return mask
-    if abs(mask.width * image.height / (mask.height * image.width) - 1) > 0.02:
+    if not _alike(mask.size, image.size):
         raise UserError(
             f"The mask is {mask.width}x{mask.height} pixels and the image {image.width}x{image.height}: give a mask of "
             "the image's shape."
         )
     return mask.resize(image.size, canvas.scaling(mask))
+
+
+def _alike(size: Size, other: Size) -> bool:
+    """Whether two sizes are of one shape."""
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= 0.02
 
 
 def _plane(request: Request, name: str, file: str, image: Image.Image | None) -> Image.Image:

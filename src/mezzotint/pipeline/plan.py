@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.noise.spacing import Spacing
 from mezzotint.pipeline import edit as edits
 from mezzotint.pipeline import start
 from mezzotint.pipeline.edit import Edit
 from mezzotint.pipeline.networks import Wanted
-from mezzotint.sampling import classify, guides, sizes, two_pass, upscale
+from mezzotint.sampling import classify, guides, two_pass, upscale
 from mezzotint.sampling.around import TowardsPicture
 from mezzotint.sampling.guidance import Guidance, worse
 from mezzotint.sampling.known import begun
@@ -54,6 +55,8 @@ class Plan:
     request: Request
     """With its size and its model settled."""
     sampler: Sampler
+    schedule: NoiseSchedule
+    """The table that it reckons by."""
     passes: Sequence[two_pass.Pass]
     """One walk, or several beyond the size that the model knows."""
     edit: Edit
@@ -113,7 +116,7 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
             raise UserError("Noise that is given starts one walk: choose upscale none or dilated.")
         way = "none"
     passes = upscale.passes(way, size, pipe.sizes, factor, sigmas, schedule)
-    trained = upscale.places(sizes.nearest(size, pipe.sizes), factor)
+    trained = upscale.places(upscale.seen_at_once(way, size, pipe.sizes, factor), factor)
     wanted = Wanted(schedule, way, trained, hinted=layout.learned, pictured=pictured)
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
     guidance = guides.guided(request.guide, request.guidance, weights, prediction=schedule.prediction_type)
@@ -121,7 +124,7 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     if start.PICTURE in layout.names:
         guidance = TowardsPicture(guidance, request.image_guidance)
         rows = {**rows, "blank": rows["uncond"]}
-    return Plan(index, request, sampler, passes, edit, layout, strength == 1.0, guidance, rows, noise)
+    return Plan(index, request, sampler, schedule, passes, edit, layout, strength == 1.0, guidance, rows, noise)
 
 
 def _rows(pipe: Pipeline, request: Request, wanted: Wanted, steps: int) -> tuple[tuple[float, ...], dict[str, Row]]:

@@ -187,6 +187,24 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint(tmp_path: Path, monkey
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.pt", "log.jsonl"}
 
 
+@pytest.mark.parametrize("error", [OSError("no space"), RuntimeError("unexpected pos 0")])
+def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def full(_values: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="cannot be written"):
+        fit(Straight(), config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made"):
+        fit(Straight(), config(), tmp_path / "file" / "vae")
+
+
 def test_samples_are_drawn_with_the_average_at_even_distances(tmp_path: Path):
     drawn: list[int] = []
 

@@ -145,6 +145,7 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("unet.network.sample_size=8", "at size 32 it must be 4"),
         ("unet.network.block_out_channels=['a', 'b']", "of the wrong kind"),
         ("unet.caption_dropout=1.5", "from 0 to 1"),
+        ("unet.middle=0.0", "middle above 0"),
         ("unet.segment=-1", "at least 0"),
         ("unet.fit.betas=(0.9,)", "two numbers"),
         ("unet.fit.weight_decay=-1.0", "weight_decay"),

@@ -14,7 +14,7 @@ from mezzotint.conditioning.clip_config import CLIPTextConfig
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.training.recipe import Recipe
 from mezzotint.training.recipes import changed, debug
-from mezzotint.training.record import begin, check_parts, recipe_of, recorded, settled
+from mezzotint.training.record import alone, begin, check_parts, recipe_of, recorded, settled
 from mezzotint.training.run import Run
 from mezzotint.training.stages import carry_out
 from mezzotint.types import UserError
@@ -25,6 +25,7 @@ from mezzotint.vae.tiny_config import TinyAutoencoderConfig
 def a_run(folder: Path, recipe: Recipe | None = None, stage: str = "vae", **told: Any) -> Run:
     """A run of which one stage has a checkpoint."""
     run = Run(debug() if recipe is None else recipe, folder, "debug")
+    folder.mkdir(exist_ok=True)
     begin(run, [stage])
     path = folder / "recipe.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **told}))
@@ -177,3 +178,29 @@ def test_finished_stages_have_to_fit(tmp_path: Path):
     with pytest.raises(UserError, match="the text encoder's are 32 wide"):
         check_parts(run, ["unet"])
     check_parts(run, ["clip", "unet"])  # Where it is trained again it will fit.
+
+
+def test_one_process_trains_in_a_folder(tmp_path: Path):
+    with (
+        alone(tmp_path / "a" / "run"),
+        pytest.raises(UserError, match="Another process trains"),
+        alone(tmp_path / "a/run"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []  # Nothing was trained, so nothing is left.
+    with alone(tmp_path / "run"):
+        (tmp_path / "run" / "recipe.json").touch()
+    assert (tmp_path / "run").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made"), alone(tmp_path / "file" / "run"):
+        pass
+
+
+def test_a_stage_in_its_first_half_was_begun(tmp_path: Path):
+    run = a_run(tmp_path, stage="image_prompt")
+    (tmp_path / "image_prompt" / "words").mkdir()
+    (tmp_path / "image_prompt" / "checkpoint.pt").rename(tmp_path / "image_prompt" / "words" / "checkpoint.pt")
+    assert run.begun("image_prompt")
+    assert recorded(tmp_path) != {}
+    with pytest.raises(UserError, match="was begun before"):
+        begin(run, ["image_prompt"])

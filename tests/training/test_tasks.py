@@ -105,9 +105,9 @@ class Exact(nn.Module):
         return x0 + self.error * c_out[:, None, None, None]
 
 
-def denoiser_task(denoiser: Exact, dropout: float = 0.0) -> tuple[DenoiserTask, Reader]:
+def denoiser_task(denoiser: Exact, dropout: float = 0.0, **levels: float) -> tuple[DenoiserTask, Reader]:
     reader = Reader()
-    task = DenoiserTask(denoiser, reader, Known(), Squares(), caption_dropout=dropout)  # pyright: ignore
+    task = DenoiserTask(denoiser, reader, Known(), Squares(), caption_dropout=dropout, **levels)  # pyright: ignore
     return task, reader
 
 
@@ -137,15 +137,27 @@ def test_a_batch_sees_the_whole_schedule():
     assert [level // 100 for level in levels] == list(range(10))
 
 
-def test_levels_stand_evenly_or_around_the_focus():
+@pytest.mark.parametrize("middle", [2.0, 0.8])
+def test_levels_stand_evenly_or_around_the_focus(middle: float):
     sigmas = NoiseSchedule(rescale_betas_zero_snr=True).sigmas
     assert torch.allclose(level_shares(sigmas, 0.0), torch.arange(1, 1001).double() / 1000)
-    focused = level_shares(sigmas, 1.0)
+    focused = level_shares(sigmas, 1.0, middle)
     # Half of a lognormal lies below its middle, and 68.27% within one standard deviation of its logarithm.
-    below = [focused[sigmas <= sigma][-1].item() for sigma in (2.0, 2 / math.e, 2 * math.e)]
-    assert below[0] == pytest.approx(0.5, abs=0.005)
-    assert below[2] - below[1] == pytest.approx(0.6827, abs=0.005)
-    assert torch.allclose(level_shares(sigmas, 0.5), (focused + level_shares(sigmas, 0.0)) / 2)
+    below = [focused[sigmas <= sigma][-1].item() for sigma in (middle, middle / math.e, middle * math.e)]
+    assert below[0] == pytest.approx(0.5, abs=0.01)
+    assert below[2] - below[1] == pytest.approx(0.6827, abs=0.01)
+    even = level_shares(sigmas, 0.0)
+    assert torch.allclose(level_shares(sigmas, 0.5, middle), (focused + even) / 2)
+
+
+def test_the_middle_that_is_asked_for_is_trained_around():
+    sigmas = []
+    for middle in (0.5, 8.0):
+        denoiser = Exact(Prediction.V, 0.0)
+        task, _ = denoiser_task(denoiser, focus=1.0, middle=middle)
+        task.loss(torch.zeros(64, dtype=torch.int64), torch.Generator().manual_seed(0))
+        sigmas.append(denoiser.sigmas[0].median().item())
+    assert sigmas == pytest.approx([0.5, 8.0], rel=0.2)
 
 
 def test_captions_are_dropped_at_the_rate_that_is_asked_for():

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mezzotint.store.beside import make_folder
 from mezzotint.store.pictures import check_picture, read_colours
 from mezzotint.types import UserError
 from mezzotint.world.captions import Told, outright, tell
@@ -82,7 +83,7 @@ class StillLife:
         other = f"-tinted-{tinted:g}" if tinted > 0 else ""
         file = folder / f"still-life-{size}-{seed}-{number:03d}{small}{other}.npy"
         if not file.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             _render_to(file, scenes, size)
         return file, scenes
 

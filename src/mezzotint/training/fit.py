@@ -11,7 +11,7 @@ import json
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mezzotint.store.beside import make_folder
 from mezzotint.training import workers
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
@@ -73,12 +74,12 @@ def fit(
     folder holds checkpoint.pt, written aside and renamed, and log.jsonl with the figures. `resume` goes on from the
     checkpoint if there is one. `sample(network, images seen)` is called every `sample_every` images with the average.
     Of several processes (`workers`) each takes its share of every batch, and the first writes files and reports.
-    Raises UserError where the training diverges, a checkpoint is damaged or of another configuration or network, or
-    there are more processes than pictures in a batch.
+    Raises UserError where the training diverges, a checkpoint cannot be written, is damaged or of another configuration
+    or network, or there are more processes than pictures in a batch.
     """
     if config.batch < workers.count():
         raise UserError(f"batch is {config.batch} for {workers.count()} processes: each needs at least one picture.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     network = task.network
     device = next(network.parameters()).device
     workers.join()
@@ -144,11 +145,20 @@ def fit(
                 "seconds": seconds,
                 "config": repr(config),
             }
-            part = checkpoint.with_suffix(".part")
-            torch.save(state, part)
-            part.replace(checkpoint)
+            _save(state, checkpoint)
             saved = time.monotonic()
     return average
+
+
+def _save(state: Mapping[str, object], checkpoint: Path) -> None:
+    """Raises UserError where it cannot be written; the one before it stays."""
+    part = checkpoint.with_suffix(".part")
+    try:
+        torch.save(state, part)
+        part.replace(checkpoint)
+    except (OSError, RuntimeError) as error:  # torch raises the second where the disk is full.
+        part.unlink(missing_ok=True)
+        raise UserError(f"{checkpoint} cannot be written ({error}): make room, and go on with --resume.") from error
 
 
 def _diverged(folder: Path, seen: int) -> UserError:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mezzotint.conditioning.clip_config import CLIPConfig
 from mezzotint.denoise.wider import Widening
-from mezzotint.store.beside import file_beside
+from mezzotint.store.beside import file_beside, make_folder
 from mezzotint.store.facts import read_json, write_json
 from mezzotint.store.folder import described
 from mezzotint.training.recipe import CLIP, Recipe, check_classifier, check_fit
@@ -42,7 +45,7 @@ def recorded(folder: Path, *, resume: bool = False) -> dict[str, Any]:
 
     Raises UserError where the file is damaged.
     """
-    kept = resume or any(any(folder.glob(f"*/{name}")) for name in ("checkpoint.pt", "config.json"))
+    kept = resume or any(any(folder.glob(name)) for name in ("*/**/checkpoint.pt", "*/config.json"))
     return read_json(folder / "recipe.json") if kept and (folder / "recipe.json").exists() else {}
 
 
@@ -133,8 +136,30 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
         check_fit(unet, vae.latent_channels, width, encoder)
 
 
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """The run's folder, made where it is missing, for this process alone while the block lasts.
+
+    Raises UserError where another process trains in it or it cannot be written; one made for nothing is removed.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    make_folder(folder)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another process trains in {folder}: wait for it, or choose another --out.") from error
+        yield
+    finally:
+        os.close(lock)
+        with suppress(OSError):  # What holds something stays.
+            for place in new:
+                place.rmdir()
+
+
 def begin(run: Run, stages: Collection[str]) -> None:
-    """Make the run's folder and write what of the recipe these stages use, and what they learn from.
+    """Write into the run's folder what of the recipe these stages use, and what they learn from.
 
     Raises UserError where one of the stages was begun and is not to be resumed or was begun with other settings, or
     the run's pictures are of another size, or its folder cannot be written, or there is nothing to learn from.
@@ -156,9 +181,5 @@ def begin(run: Run, stages: Collection[str]) -> None:
     told["start"] = {**before.get("start", {}), **dict.fromkeys(stages, start)}
     if run.pictures_from is not None:
         run.pictures()  # A folder without pictures is told of before anything is written.
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{run.folder} cannot be written: {error.strerror or error}.") from error
     with file_beside(run.folder / "recipe.json") as part:
         write_json(told, part)

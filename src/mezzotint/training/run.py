@@ -88,7 +88,7 @@ class Run:
 
     def begun(self, name: str) -> bool:
         """Whether a stage has a checkpoint to go on from."""
-        return (self.stage(name) / "checkpoint.pt").exists()
+        return any(self.stage(name).rglob("checkpoint.pt"))
 
     def has(self, name: str) -> bool:
         """Whether a stage is finished."""

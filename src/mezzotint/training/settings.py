@@ -121,17 +121,19 @@ class UNetRecipe:
     segment: float = 0.5
     """Weight of naming what stands where from the U-Net's features, against the denoising error."""
     focus: float = 0.85
-    """Share of pictures whose noise level is drawn where shapes are decided, the others' evenly over the schedule."""
+    """Share of pictures whose noise level is drawn around `middle`, the others' evenly over the schedule."""
+    middle: float = 2.0
+    """The sigma around which most noise levels are: shapes are decided there, and straight edges below it."""
     widths: tuple[int, ...] = ()
     """What the U-Net of a model begun from is widened to (`denoise.wider`), finest first; empty leaves it as it is."""
     fit: FitConfig
 
     def __post_init__(self) -> None:
         """Raise UserError for a share or a weight that cannot be."""
-        if not (0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1 and self.segment >= 0):
+        if not (0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1 and self.segment >= 0 and self.middle > 0):
             raise UserError(
-                f"caption_dropout is {self.caption_dropout}, focus {self.focus} and segment {self.segment}; "
-                "caption_dropout and focus must be from 0 to 1 and segment at least 0."
+                f"caption_dropout is {self.caption_dropout}, focus {self.focus}, segment {self.segment} and middle "
+                f"{self.middle}; caption_dropout and focus must be from 0 to 1, segment at least 0 and middle above 0."
             )
 
 
@@ -175,7 +177,8 @@ class ClassifierRecipe:
                 f"focus is {self.focus}, segment {self.segment} and middle {self.middle}; focus must be from 0 to 1, "
                 "segment at least 0 and middle above 0."
             )
-        if (self.network.shapes, self.network.colours) != (STILL_LIFE.shapes, STILL_LIFE.colours):
+        named = ([words[:1] for words in kinds] for kinds in (self.network.shapes, self.network.colours))
+        if tuple(named) != tuple([(name,) for name in names] for names in (SHAPE_WORDS, COLOUR_WORDS)):
             raise UserError("The classifier learns the still life's shapes and colours: leave its words as they are.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.decoder import DecoderTask, Redraw
 from mezzotint.training.fit import channels_last, fit
 from mezzotint.training.recipe import BERT, CLIP
-from mezzotint.training.record import begin, check_parts, settled
+from mezzotint.training.record import alone, begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
 from mezzotint.training.unet import DenoiserTask, told_by, trained
 from mezzotint.training.vae import AutoencoderTask, standardise
@@ -158,6 +159,7 @@ def train_unet(run: Run) -> None:
         caption_dropout=recipe.caption_dropout,
         segment=recipe.segment,
         focus=recipe.focus,
+        middle=recipe.middle,
         learns_text=with_text,
         read=run.recipe.bert.read,
         cache=run.stage("unet"),
@@ -238,6 +240,14 @@ def carry_out(run: Run, stage: str) -> Path:
     With `resume`, "all" does not do again what is finished. Raises UserError as `begin` and the stages do.
     """
     workers.join()
+    with ExitStack() as held:
+        with workers.agreed():
+            if workers.leads():
+                held.enter_context(alone(run.folder))
+        return _carried_out(run, stage)
+
+
+def _carried_out(run: Run, stage: str) -> Path:
     with workers.agreed():
         run = settled(run, stage)
         stages = [stage] if stage != "all" else list(ALL if run.start is None else FINE_TUNED)

@@ -17,6 +17,7 @@ from mezzotint.conditioning.text import AnyTextModel, TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import scalings
+from mezzotint.store.beside import make_folder
 from mezzotint.training import workers
 from mezzotint.training.bert import read_back
 from mezzotint.training.cells import Cells
@@ -63,7 +64,7 @@ class LatentCache:
             self._latents = torch.zeros(shape, dtype=torch.float16)
             self._known = torch.zeros(len(pictures), dtype=torch.uint8)
         else:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             stem = f"latents-{_digest(pictures, codec)}"
             values, known = folder / f"{stem}.f16", folder / f"{stem}.known"
             if workers.leads():
@@ -177,6 +178,7 @@ class DenoiserTask:
         caption_dropout: float = 0.1,
         segment: float = 0.0,
         focus: float = 0.0,
+        middle: float = FOCUS_SIGMA,
         learns_text: bool = False,
         read: float = 0.0,
         hints: Hints | None = None,
@@ -185,7 +187,7 @@ class DenoiserTask:
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
-        levels drawn where shapes are decided; `learns_text`: whether the conditioner's text encoder is trained too;
+        levels drawn around the sigma `middle`; `learns_text`: whether the conditioner's text encoder is trained too;
         `read`: the weight of reading the scene back out of its tokens, if so; `hints`: what lies beside the latents;
         `prompts`: what pictures are shown as prompts; `cache`: a folder for latents.
         """
@@ -203,7 +205,7 @@ class DenoiserTask:
         self._hints, self._prompts = hints, prompts
         self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = denoiser.schedule.sigmas.clone()
-        self._shares = level_shares(self._sigmas, focus)
+        self._shares = level_shares(self._sigmas, focus, middle)
 
     def __len__(self) -> int:
         return len(self._pictures)

@@ -78,11 +78,12 @@ def either(words: list[str]) -> str:
 
 _NUMBER = rf"(?:(?:\b(?:{either([*EXACTLY])}) )?\b(?P<number>{either([*NUMBERS, *PAIR, *ONE, 'an', 'a', 'the'])}) )?"
 _ADJECTIVE = rf"\b(?:{either(ADJECTIVES)})\b"
-_ADJECTIVES = rf"(?P<adjectives>(?:\b(?:{either([*ADJECTIVES, *FILLERS])})(?:[- ](?:{either([*COLOURED])}))? )*)"
+_COLOURED = rf"(?:[- ](?:{either([*COLOURED])}))?"
+_ADJECTIVES = rf"(?P<adjectives>(?:\b(?:{either([*ADJECTIVES, *FILLERS])}){_COLOURED} )*)"
+_NO_MORE = rf"(?![- ](?:{either([*MEANING, *FILLERS, *COLOURED])})\b)"
+_AFTER = rf"(?: (?:(?:that |which )?is|in) (?P<after>{_ADJECTIVE}){_NO_MORE})?"
 MENTION = re.compile(
-    rf"{_NUMBER}{_ADJECTIVES}"
-    rf"(?:\b(?P<noun>{either(NOUNS)})\b(?: (?:(?:that |which )?is|in) (?P<after>{_ADJECTIVE})(?![- ](?:{either([*MEANING, *FILLERS, *COLOURED])})\b))?"
-    rf"|(?P<last>{_ADJECTIVE})(?:[- ](?:{either([*COLOURED])}))?)"
+    rf"{_NUMBER}{_ADJECTIVES}(?:\b(?P<noun>{either(NOUNS)})\b{_AFTER}|(?P<last>{_ADJECTIVE}){_COLOURED})"
 )
 ADJECTIVE = re.compile(_ADJECTIVE)
 COUNTED = re.compile(rf"(?P<number>{either([*NUMBERS])}) (?:{either([*map(plural, THINGS)])})[:,] ")

@@ -65,10 +65,12 @@ def test_image_to_image_needs_no_prompt_and_extending_makes_it_larger(here: Path
         ["-o", "in.png"],
         ["-o", "./in.png", "--mask", "mask.png"],
         ["-n", "2", "-o", "other.png", "--mask", "other-1.png"],
+        ["--preview", ".", "--mask", "step-001.png"],
     ],
 )
 def test_what_is_read_is_not_written_over(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    (here / "other-1.png").write_bytes((here / "mask.png").read_bytes())
+    for name in ("other-1.png", "step-001.png"):
+        (here / name).write_bytes((here / "mask.png").read_bytes())
     before = {file.name: file.read_bytes() for file in here.iterdir() if file.is_file()}
     assert main(["generate", "a ball", "--model", "tiny", "--image", "in.png", *arguments]) == 2
     assert "not written over" in capsys.readouterr().err
@@ -101,3 +103,10 @@ def test_what_cannot_be_is_one_sentence(here: Path, capsys: pytest.CaptureFixtur
     assert told.startswith("mezzotint: ")
     assert told.count("\n") == 1
     assert not (here / "out.png").exists()
+
+
+def test_a_depth_map_is_not_written_over_its_picture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (here / "in.png").read_bytes()
+    assert main(["depth", "in.png", "-o", "./in.png"]) == 2
+    assert "not written over" in capsys.readouterr().err
+    assert (here / "in.png").read_bytes() == before

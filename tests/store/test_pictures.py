@@ -58,6 +58,7 @@ def test_every_way_to_turn_is_pillow_s(tmp_path: Path, turn: int) -> None:
     name = stored(picture, tmp_path / "a.png", exif=exif)
     with Image.open(name) as opened:
         assert read_colours(name).tobytes() == ImageOps.exif_transpose(opened).tobytes()
+    assert read_colours(Held.of(read_colours(name))).tobytes() == read_colours(name).tobytes()
 
 
 def test_exif_that_holds_nonsense_beside_the_turn(tmp_path: Path) -> None:

@@ -196,6 +196,12 @@ def test_one_process_trains_in_a_folder(tmp_path: Path):
         pass
 
 
+def test_a_run_is_carried_out_by_one_process(tmp_path: Path):
+    run = Run(debug(), tmp_path / "run", "debug")
+    with alone(run.folder), pytest.raises(UserError, match="Another process trains"):
+        carry_out(run, "vae")
+
+
 def test_a_stage_in_its_first_half_was_begun(tmp_path: Path):
     run = a_run(tmp_path, stage="image_prompt")
     (tmp_path / "image_prompt" / "words").mkdir()

@@ -40,6 +40,8 @@ def run(argv: Sequence[str]) -> int:
     from mezzotint.store.pictures import read_colours
 
     check_writable(options.out)
+    if options.out.resolve() == options.picture.resolve():
+        raise UserError(f"{options.out} is the picture itself, so it is not written over: choose another --out.")
     picture = read_colours(str(options.picture))
     import numpy as np
     from PIL import Image

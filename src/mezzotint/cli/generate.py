@@ -61,11 +61,11 @@ def run(argv: Sequence[str]) -> int:
     from mezzotint.world.sheet import Sheet
 
     picture_format(options.out)
-    read_too = {Path(name).resolve() for name in picture_names(request)} & {
-        target.resolve() for target in (*targets, options.out)
-    }
-    if read_too:
-        raise UserError(f"{min(read_too)} is read for this picture, so it is not written over: choose another --out.")
+    written = {target.resolve() for target in (*targets, options.out)}
+    for file in (Path(name).resolve() for name in picture_names(request)):
+        previewed = options.preview is not None and options.preview.resolve() in file.parents
+        if file in written or (previewed and file.match("step-*.png")):
+            raise UserError(f"{file} is read for this picture, so it is not written over: write elsewhere.")
     from mezzotint.cli.drawing import draw, open_model, warn
 
     opened = open_model(request.model, path, options.device, options.dtype, request=request)

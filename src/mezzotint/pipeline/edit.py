@@ -97,7 +97,8 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
     if own is not None and any(around):  # Maps of the picture go along with it; one taken from it has gone already.
         whole = (own[0] + around[0] + around[2], own[1] + around[1] + around[3])
         for name, plane in planes.items():
-            if pictures.estimator(given[name]) is None and plane.size != whole and _alike(plane.size, own):
+            of_picture = plane.size == own or (_alike(plane.size, own) and not _alike(plane.size, whole))
+            if pictures.estimator(given[name]) is None and plane.size != whole and of_picture:
                 plane = plane if plane.size == own else plane.resize(own, canvas.scaling(plane))
                 planes[name] = canvas.padded(plane, around, 0 if plane.mode == "L" else None)
     hints = {name: canvas.fitted(plane, size, request.resize) for name, plane in planes.items()}

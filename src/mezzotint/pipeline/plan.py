@@ -14,7 +14,7 @@ from mezzotint.pipeline import edit as edits
 from mezzotint.pipeline import start
 from mezzotint.pipeline.edit import Edit
 from mezzotint.pipeline.networks import Wanted
-from mezzotint.sampling import classify, guides, two_pass, upscale
+from mezzotint.sampling import classify, guides, sizes, two_pass, upscale
 from mezzotint.sampling.around import TowardsPicture
 from mezzotint.sampling.guidance import Guidance, worse
 from mezzotint.sampling.known import begun
@@ -116,7 +116,7 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
             raise UserError("Noise that is given starts one walk: choose upscale none or dilated.")
         way = "none"
     passes = upscale.passes(way, size, pipe.sizes, factor, sigmas, schedule)
-    trained = upscale.places(upscale.seen_at_once(way, size, pipe.sizes, factor), factor)
+    trained = upscale.places(sizes.nearest(size, pipe.sizes), factor)
     wanted = Wanted(schedule, way, trained, hinted=layout.learned, pictured=pictured)
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
     guidance = guides.guided(request.guide, request.guidance, weights, prediction=schedule.prediction_type)

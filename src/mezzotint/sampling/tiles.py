@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.denoise.attention import Projected
+from mezzotint.denoise.shrunk import times
 from mezzotint.types import Conditioning
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Tiled:
-    """A denoiser that looks at no more than `size` (h, w) at once; x of that size or smaller goes through untouched."""
+    """A denoiser that looks at tiles of `size` (h, w); x of about that area or less, of any shape, it sees whole."""
 
     def __init__(self, denoise: Denoises, size: tuple[int, int], overlap: int, *, max_rows: int = 16) -> None:
         """Neighbouring tiles share at least `overlap` rows or columns; no call has more than `max_rows` rows.
@@ -46,10 +47,10 @@ class Tiled:
         self, x: Tensor, sigma: Tensor, conditioning: Conditioning, projected: Projected | None = None
     ) -> Tensor:
         """Clean estimates [B C h w] of x [B C h w] at sigmas [B], told a conditioning of B rows."""
+        if times((x.shape[2], x.shape[3]), self.size) == 1.0:
+            return self._denoise(x, sigma, conditioning, projected)
         tops = starts(x.shape[2], self.size[0], self.overlap)
         lefts = starts(x.shape[3], self.size[1], self.overlap)
-        if len(tops) == len(lefts) == 1:
-            return self._denoise(x, sigma, conditioning, projected)
         if projected is None and conditioning.sequence is not None:
             projected = self._denoise.project(conditioning)
         height, width = min(self.size[0], x.shape[2]), min(self.size[1], x.shape[3])

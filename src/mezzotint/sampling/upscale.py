@@ -54,14 +54,6 @@ def passes(
     return plan(places(first, factor), places(size, factor), sigmas, start(schedule, sigmas))
 
 
-def seen_at_once(chosen: str, size: Size, trained: Sequence[Size], factor: int) -> Size:
-    """What the denoiser sees of a picture at once: a trained size, or as tiles the shape of the first pass, so that
-    this one, where the scene is composed, is a single tile.
-    """
-    near = nearest(size, trained)
-    return native(size, near, factor) if chosen == "tiles" else near
-
-
 def places(size: Size, factor: int) -> tuple[int, int]:
     """Height and width of the latents of a size in pixels."""
     return size[1] // factor, size[0] // factor

@@ -35,6 +35,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What brings a picture upright, by EXIF's orientation."""
+TURNED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""What Pillow reads the orientation from, in a picture's info."""
 
 
 class Held(str):
@@ -250,7 +252,12 @@ def _upright(picture: Image.Image) -> Image.Image:
         turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error):
         turn = None
-    return picture.copy() if turn is None else picture.transpose(turn)
+    if turn is None:
+        return picture.copy()
+    turned = picture.transpose(turn)
+    for key in TURNED_BY:  # Or what is upright now would be turned once more.
+        turned.info.pop(key, None)
+    return turned
 
 
 def _eight_bits(picture: Image.Image, name: str) -> Image.Image:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mezzotint.store.beside import make_folder
+from mezzotint.store.beside import file_beside, make_folder
 from mezzotint.training import workers
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.types import UserError
@@ -158,7 +158,11 @@ def _save(state: Mapping[str, object], checkpoint: Path) -> None:
         part.replace(checkpoint)
     except (OSError, RuntimeError) as error:  # torch raises the second where the disk is full.
         part.unlink(missing_ok=True)
-        raise UserError(f"{checkpoint} cannot be written ({error}): make room, and go on with --resume.") from error
+        raise _unwritable(checkpoint, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be written ({error}): go on with --resume when it can.")
 
 
 def _diverged(folder: Path, seen: int) -> UserError:
@@ -229,9 +233,8 @@ def _cut(log: Path, seen: int) -> None:
     if not log.exists():
         return
     rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
-    part = log.with_suffix(".part")
-    part.write_text("".join(row for row in rows if _seen(row) <= seen), encoding="utf-8")
-    part.replace(log)
+    with file_beside(log) as part:
+        part.write_text("".join(row for row in rows if _seen(row) <= seen), encoding="utf-8")
 
 
 def _seen(row: str) -> float:
@@ -243,8 +246,11 @@ def _seen(row: str) -> float:
 
 
 def _append(log: Path, values: dict[str, Any]) -> None:
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+    except OSError as error:
+        raise _unwritable(log, error) from error
 
 
 def channels_last(network: Network) -> Network:

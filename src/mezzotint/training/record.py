@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Collection, Generator
@@ -21,6 +20,11 @@ from mezzotint.training.run import Run
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
 from mezzotint.vae.tiny_config import AnyAutoencoderConfig, TinyAutoencoderConfig
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 PARTS = {
     "vae": ("vae",),
@@ -140,19 +144,27 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
 def alone(folder: Path) -> Generator[None]:
     """The run's folder, made where it is missing, for this process alone while the block lasts.
 
-    Raises UserError where another process trains in it or it cannot be written; one made for nothing is removed.
+    Where the system has no locks of this kind nothing is held. Raises UserError where another process of this machine
+    trains in it or it cannot be made or read; one made for nothing is removed.
     """
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
-    make_folder(folder)
-    lock = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another process trains in {folder}: wait for it, or choose another --out.") from error
+        new = [place for place in (folder, *folder.parents) if not place.exists()]
+        make_folder(folder)
+        lock = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror or error}.") from error
+    try:
+        if fcntl is not None and lock is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"Another process trains in {folder}: wait for it, or choose another --out.") from error
+            except OSError:
+                pass  # A file system without locks.
         yield
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
         with suppress(OSError):  # What holds something stays.
             for place in new:
                 place.rmdir()

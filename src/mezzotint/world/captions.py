@@ -85,7 +85,8 @@ class Told:
 def tell(scene: Scene, chooser: random.Random) -> Told:
     """One caption of the scene, chosen by `chooser`."""
     style = _Style.random(chooser)
-    solids = _less_said(scene.solids, chooser) if style.shape and chooser.random() < UNEVEN else list(scene.solids)
+    uneven = style.shape and not style.bare and chooser.random() < UNEVEN
+    solids = _less_said(scene.solids, chooser) if uneven else list(scene.solids)
     if chooser.random() < 0.1 and len(_groups(solids, style)) == len(solids):
         style = replace(style, definite=True)
     text, named, order = _PLANS[len(solids)](solids, style)

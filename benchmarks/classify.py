@@ -27,9 +27,9 @@ from mezzotint import Pipeline
 from mezzotint.evaluate.judge import Found, Judge, load_judge
 from mezzotint.evaluate.obedience import pixels_of
 from mezzotint.evaluate.scores import interval
-from mezzotint.world.captions import plural
 from mezzotint.world.scene import COLOURS, HELD_OUT_PAIRS, SHAPES
 from mezzotint.world.sheet import Sheet
+from mezzotint.world.style import plural
 
 SEEN = [pair for pair in product(SHAPES, COLOURS) if pair not in HELD_OUT_PAIRS]
 COLUMNS = 8

@@ -14,8 +14,8 @@ from mezzotint.denoise.classifier_config import ClassifierConfig, Target
 from mezzotint.training.recipes import RECIPES, recipe_named
 from mezzotint.training.settings import STILL_LIFE
 from mezzotint.types import UserError
-from mezzotint.world.captions import plural
 from mezzotint.world.scene import COLOURS, SHAPES
+from mezzotint.world.style import plural
 
 CONFIG = ClassifierConfig(
     widths=(8, 16), blocks=(1, 2), heads=2, norm_num_groups=4, shapes=STILL_LIFE.shapes, colours=STILL_LIFE.colours

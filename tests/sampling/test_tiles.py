@@ -36,7 +36,7 @@ def told(rows, spatial=None):
     return Conditioning(sequence, 10 * sequence[:, 0], spatial)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 8), (13, 27), (5, 20), (4, 4)])
+@pytest.mark.parametrize("size", [(8, 8), (12, 8), (13, 27), (5, 20), (4, 4)])
 @pytest.mark.parametrize("overlap", [0, 3, 7])
 @pytest.mark.parametrize("max_rows", [1, 5, 64])
 def test_tiles_of_what_is_local_change_nothing(size, overlap, max_rows):
@@ -62,6 +62,14 @@ def test_what_fits_into_a_tile_is_the_very_estimate():
         Tiled(inner, (8, 8), 4)(x, sigma, conditioning, inner.project(conditioning)),
         inner(x, sigma, conditioning, inner.project(conditioning)),
     )
+
+
+def test_what_is_about_as_large_as_a_tile_is_seen_whole():
+    inner = Local()
+    for size in ((9, 8), (4, 16), (16, 4)):
+        x, conditioning = torch.randn(2, 1, *size), told(2)
+        Tiled(inner, (8, 8), 4)(x, torch.ones(2), conditioning, inner.project(conditioning))
+    assert inner.shapes == [(2, 1, 9, 8), (2, 1, 4, 16), (2, 1, 16, 4)]
 
 
 def test_where_tiles_overlap_their_estimates_are_blended_smoothly():

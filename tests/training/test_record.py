@@ -192,7 +192,7 @@ def test_one_process_trains_in_a_folder(tmp_path: Path):
         (tmp_path / "run" / "recipe.json").touch()
     assert (tmp_path / "run").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be made"), alone(tmp_path / "file" / "run"):
+    with pytest.raises(UserError, match="cannot be written"), alone(tmp_path / "file" / "run"):
         pass
 
 

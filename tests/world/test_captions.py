@@ -11,8 +11,9 @@ from itertools import pairwise, permutations
 import pytest
 
 from mezzotint.world import captions
-from mezzotint.world.captions import Told, outright, plural, tell
+from mezzotint.world.captions import Told, outright, tell
 from mezzotint.world.scene import COLOURS, MATERIALS, SHAPES, SIZES, Scene, Solid, random_scenes
+from mezzotint.world.style import plural
 from mezzotint.world.words import (
     ALONE,
     AND,

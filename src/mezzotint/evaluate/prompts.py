@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mezzotint.world.captions import plural
 from mezzotint.world.scene import COLOURS, HELD_OUT_PAIRS, SHAPES, Solid, is_held_out
+from mezzotint.world.style import plural
 from mezzotint.world.words import NUMBER_WORDS
 
 

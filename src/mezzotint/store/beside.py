@@ -57,7 +57,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"The folder {folder} cannot be made: {error.strerror or error}.") from error
+        raise UserError(f"The folder {folder} cannot be written: {error.strerror or error}.") from error
 
 
 def check_writable(path: Path) -> None:

@@ -13,43 +13,34 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from mezzotint.world.scene import Scene, Solid
+from mezzotint.world.style import OFTEN, Style, indefinite, plural
 from mezzotint.world.words import (
-    AFTER,
     ALONE,
     AND,
     ANY_TABLE,
     BEHIND,
     COLOUR_WORDS,
-    COLOURED,
     COMMON_OPENINGS,
     DEPTHS,
     EDGES,
     ENDINGS,
-    EXACTLY,
     FILLERS,
     HAS_IT,
     IN_FRONT_OF,
     IS,
     ITS,
     ITS_OWN,
-    JOINTS,
     LEFT_OF,
     LIGHT_WORDS,
-    MATERIAL_WORDS,
     MIDDLE,
     MIDDLES,
     NEXT_TO,
     NOT_OPENED,
-    NUMBER_WORDS,
     NUMBERS,
-    ONE,
     OPENINGS,
-    PAIR,
     RIGHT_OF,
     ROWS,
-    SHAPE_WORDS,
     SIDES,
-    SIZE_WORDS,
     STANDING,
     TABLE_WORDS,
     THINGS,
@@ -57,10 +48,6 @@ from mezzotint.world.words import (
     WITH_IT,
 )
 
-CANONICAL = 0.75
-"""How often the first of several words is taken."""
-OFTEN = 0.5
-"""The same of words whose others are as usual."""
 UNEVEN = 0.15
 """How often one of several solids of different shapes is said with less than the others."""
 
@@ -84,7 +71,7 @@ class Told:
 
 def tell(scene: Scene, chooser: random.Random) -> Told:
     """One caption of the scene, chosen by `chooser`."""
-    style = _Style.random(chooser)
+    style = Style.random(chooser)
     uneven = style.shape and not style.bare and chooser.random() < UNEVEN
     solids = _less_said(scene.solids, chooser) if uneven else list(scene.solids)
     if chooser.random() < 0.1 and len(_groups(solids, style)) == len(solids):
@@ -137,108 +124,6 @@ def outright(scene: Scene) -> str:
     return f"{', '.join(named)} on {TABLE_WORDS[scene.table][0]}"
 
 
-@dataclass(frozen=True)
-class _Style:
-    """What this caption mentions of every solid, and in which words."""
-
-    chooser: random.Random
-    colour: bool
-    shape: bool
-    size: bool
-    material: bool
-    bare: bool = False
-    """Without articles."""
-    definite: bool = False
-
-    @classmethod
-    def random(cls, chooser: random.Random) -> _Style:
-        colour = chooser.random() < 0.5
-        shape = not colour or chooser.random() < 0.95
-        return cls(chooser, colour, shape, chooser.random() < 0.3, chooser.random() < 0.15, chooser.random() < 0.06)
-
-    def word(self, words: Sequence[str], first: float = CANONICAL) -> str:
-        """One of them, the first with this chance and more."""
-        return words[0] if self.chooser.random() < first else self.chooser.choice(words)
-
-    def said(self, solid: Solid) -> Solid:
-        """The solid with what the caption leaves open blanked out."""
-        return replace(
-            solid,
-            shape=solid.shape if self.shape else "",
-            colour=solid.colour if self.colour else "",
-            size=solid.size if self.size else "",
-            material=solid.material if self.material else "",
-        )
-
-    def adjectives(self, solid: Solid, *, colour: bool = True) -> str:
-        said, words = self.said(solid), list[str]()
-        if said.size != "":
-            words.append(self.word(SIZE_WORDS[said.size]))
-        if said.material != "":
-            words.append(self.word(MATERIAL_WORDS[said.material]))
-        if said.colour != "" and colour:
-            words.append(self.word(COLOUR_WORDS[said.colour]))
-            if self.chooser.random() < 0.02:
-                words[-1] += self.chooser.choice("- ") + self.chooser.choice(COLOURED)
-        if self.chooser.random() < 0.05:
-            self.chooser.shuffle(words)
-        if self.chooser.random() < 0.02:
-            words.insert(0, self.chooser.choice(FILLERS))
-        return " ".join(words)
-
-    def noun(self, solid: Solid) -> str:
-        return self.word(SHAPE_WORDS[solid.shape]) if self.shape else self.word(THINGS)
-
-    def one(self, solid: Solid) -> str:
-        """'a small red ball', or 'a small ball that is red'."""
-        after = not self.bare and self.said(solid).colour != "" and self.chooser.random() < 0.06
-        phrase = f"{self.adjectives(solid, colour=not after)} {self.noun(solid)}".strip()
-        if after:
-            phrase += f" {self.word(AFTER, OFTEN)} {self.word(COLOUR_WORDS[solid.colour])}"
-        if self.definite:
-            return f"the {phrase}"
-        article = self.chooser.random()
-        if article < 0.03:
-            return f"{self.word(ONE, OFTEN)} {phrase}"
-        return phrase if article < 0.06 or self.bare else indefinite(phrase)
-
-    def number(self, count: int) -> str:
-        return self.word(NUMBER_WORDS[count])
-
-    def several(self, solid: Solid, count: int) -> str:
-        """'three red balls', or one of them."""
-        if count == 1:
-            return self.one(solid)
-        number = self.word(PAIR) if count == 2 and self.chooser.random() < 0.06 else self.number(count)
-        if self.chooser.random() < 0.03:
-            number = f"{self.chooser.choice(EXACTLY)} {number}"
-        return f"{number} {self.adjectives(solid)} {plural(self.noun(solid))}".replace("  ", " ")
-
-    def listed(self, phrases: Sequence[str]) -> str:
-        """'a, b and c'."""
-        if self.chooser.random() < (0.3 if self.bare else 0.04):
-            return self.joint().join(phrases)
-        draw = self.chooser.random()
-        last = ", " if draw < 0.15 else ", and " if draw < 0.35 and len(phrases) > 2 else " and "
-        return f"{', '.join(phrases[:-1])}{last}{phrases[-1]}"
-
-    def joint(self) -> str:
-        """What stands between solids that are listed without a word between them."""
-        return self.word((*JOINTS, " ") if self.bare else JOINTS, OFTEN)
-
-
-def indefinite(phrase: str) -> str:
-    """The phrase with "a" or "an" before it."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def plural(noun: str) -> str:
-    """The plural of a shape's word."""
-    if noun == "torus":
-        return "tori"
-    return noun + ("es" if noun.endswith(("x", "s")) else "s")
-
-
 def left_of(a: Solid, b: Solid) -> bool:
     """Whether anybody would say that a stands to the left of b."""
     return b.x - a.x > max(0.55, 0.7 * abs(b.y - a.y))
@@ -252,7 +137,7 @@ def before(a: Solid, b: Solid) -> bool:
 _Plan = tuple[str, list[Solid], str]
 
 
-def _one(solids: list[Solid], style: _Style) -> _Plan:
+def _one(solids: list[Solid], style: Style) -> _Plan:
     """One alone, and now and then where it stands."""
     text, x, draw = style.one(solids[0]), solids[0].x, style.chooser.random()
     if draw < 0.05:
@@ -264,11 +149,11 @@ def _one(solids: list[Solid], style: _Style) -> _Plan:
     return text, solids, "any"
 
 
-def _alike(solids: Sequence[Solid], style: _Style) -> bool:
+def _alike(solids: Sequence[Solid], style: Style) -> bool:
     return len({(s.shape, s.colour, s.size, s.material) for s in map(style.said, solids)}) == 1
 
 
-def _all_alike(solids: list[Solid], style: _Style) -> _Plan:
+def _all_alike(solids: list[Solid], style: Style) -> _Plan:
     """'three red cubes', and now and then how they stand."""
     text, row = style.several(solids[0], len(solids)), sorted(solids, key=lambda solid: solid.x)
     if style.chooser.random() < 0.15:
@@ -279,7 +164,7 @@ def _all_alike(solids: list[Solid], style: _Style) -> _Plan:
     return text, solids, "any"
 
 
-def _two(solids: list[Solid], style: _Style) -> _Plan:
+def _two(solids: list[Solid], style: Style) -> _Plan:
     chooser = style.chooser
     a, b = chooser.sample(solids, 2)
     if _alike(solids, style) and chooser.random() < 0.8:
@@ -313,7 +198,7 @@ def _close(a: Solid, b: Solid) -> bool:
     return abs(a.y - b.y) < 0.9 and abs(a.x - b.x) < 1.8
 
 
-def _beside(a: Solid, b: Solid, style: _Style) -> str:
+def _beside(a: Solid, b: Solid, style: Style) -> str:
     one, other, draw = style.one(a), style.one(b), style.chooser.random()
     if draw < 0.15:
         return f"{one} and {other} {style.chooser.choice(TOGETHER)}"
@@ -321,7 +206,7 @@ def _beside(a: Solid, b: Solid, style: _Style) -> str:
     return f"{one} {verb}{style.word(NEXT_TO, OFTEN)} {other}"
 
 
-def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_first: bool, style: _Style) -> _Plan:
+def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_first: bool, style: Style) -> _Plan:
     """'a is left of b', said from either side; a and b are named in this order."""
     across, chooser = relation is left_of, style.chooser
     forward, backward = (LEFT_OF, RIGHT_OF) if across else (IN_FRONT_OF, BEHIND)
@@ -348,7 +233,7 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
     return text, [a, b] if a_first else [b, a], "across" if across else "deep"
 
 
-def _told_across(phrases: list[str], style: _Style) -> str:
+def _told_across(phrases: list[str], style: Style) -> str:
     """'from left to right: a and b', or from right to left."""
     form = style.word(ROWS, OFTEN)
     if style.chooser.random() < 0.6:
@@ -360,7 +245,7 @@ def _in_a_row(solids: Sequence[Solid]) -> bool:
     return all(b.x - a.x > 0.35 for a, b in pairwise(solids))
 
 
-def _row(solids: list[Solid], style: _Style) -> _Plan:
+def _row(solids: list[Solid], style: Style) -> _Plan:
     """Three or four told from left to right."""
     phrases = [style.one(solid) for solid in solids]
     draw = style.chooser.random()
@@ -378,7 +263,7 @@ def _row(solids: list[Solid], style: _Style) -> _Plan:
     return text, solids, "across"
 
 
-def _many(solids: list[Solid], style: _Style) -> _Plan:
+def _many(solids: list[Solid], style: Style) -> _Plan:
     """Three or four: all alike, in groups, in a row, or just listed."""
     chooser = style.chooser
     if _alike(solids, style) and chooser.random() < 0.85:
@@ -395,7 +280,7 @@ def _many(solids: list[Solid], style: _Style) -> _Plan:
     return style.listed([style.one(solid) for solid in listed]), listed, "any"
 
 
-def _groups(solids: Sequence[Solid], style: _Style) -> list[list[Solid]]:
+def _groups(solids: Sequence[Solid], style: Style) -> list[list[Solid]]:
     groups: dict[tuple[str, str, str, str], list[Solid]] = {}
     for solid in solids:
         said = style.said(solid)
@@ -403,7 +288,7 @@ def _groups(solids: Sequence[Solid], style: _Style) -> list[list[Solid]]:
     return list(groups.values())
 
 
-def _grouped(groups: list[list[Solid]], style: _Style) -> _Plan:
+def _grouped(groups: list[list[Solid]], style: Style) -> _Plan:
     """'two red cubes and a ball', with 'to the left of' where all of one group are."""
     phrases = [style.several(group[0], len(group)) for group in groups]
     named = [solid for group in groups for solid in group]
@@ -417,13 +302,13 @@ def _grouped(groups: list[list[Solid]], style: _Style) -> _Plan:
     return style.listed(phrases), named, "any"
 
 
-def _of_one_shape(solids: Sequence[Solid], style: _Style) -> bool:
+def _of_one_shape(solids: Sequence[Solid], style: Style) -> bool:
     """Whether the solids are told apart by adjectives alone."""
     said = [style.said(solid) for solid in solids]
     return len({each.shape for each in said}) == 1 and all(each.colour for each in said) and not _alike(solids, style)
 
 
-def _apart(groups: list[list[Solid]], style: _Style) -> _Plan:
+def _apart(groups: list[list[Solid]], style: Style) -> _Plan:
     """'three balls: two red and one blue', or 'a red and a blue ball'."""
     named = [solid for group in groups for solid in group]
     noun = style.noun(named[0])
@@ -436,4 +321,4 @@ def _apart(groups: list[list[Solid]], style: _Style) -> _Plan:
     return f"{style.number(len(named))} {plural(noun)}{style.word((':', ','))} {parts}", named, "any"
 
 
-_PLANS: dict[int, Callable[[list[Solid], _Style], _Plan]] = {1: _one, 2: _two, 3: _many, 4: _many}
+_PLANS: dict[int, Callable[[list[Solid], Style], _Plan]] = {1: _one, 2: _two, 3: _many, 4: _many}

@@ -137,17 +137,18 @@ def test_a_batch_sees_the_whole_schedule():
     assert [level // 100 for level in levels] == list(range(10))
 
 
-@pytest.mark.parametrize("middle", [2.0, 0.8])
-def test_levels_stand_evenly_or_around_the_focus(middle: float):
+@pytest.mark.parametrize(("middle", "breadth"), [(2.0, 1.0), (0.8, 1.0), (1.5, 0.6)])
+def test_levels_stand_evenly_or_around_the_focus(middle: float, breadth: float):
     sigmas = NoiseSchedule(rescale_betas_zero_snr=True).sigmas
     assert torch.allclose(level_shares(sigmas, 0.0), torch.arange(1, 1001).double() / 1000)
-    focused = level_shares(sigmas, 1.0, middle)
+    focused = level_shares(sigmas, 1.0, middle, breadth)
     # Half of a lognormal lies below its middle, and 68.27% within one standard deviation of its logarithm.
-    below = [focused[sigmas <= sigma][-1].item() for sigma in (middle, middle / math.e, middle * math.e)]
+    away = math.exp(breadth)
+    below = [focused[sigmas <= sigma][-1].item() for sigma in (middle, middle / away, middle * away)]
     assert below[0] == pytest.approx(0.5, abs=0.01)
     assert below[2] - below[1] == pytest.approx(0.6827, abs=0.01)
     even = level_shares(sigmas, 0.0)
-    assert torch.allclose(level_shares(sigmas, 0.5, middle), (focused + even) / 2)
+    assert torch.allclose(level_shares(sigmas, 0.5, middle, breadth), (focused + even) / 2)
 
 
 def test_the_middle_that_is_asked_for_is_trained_around():

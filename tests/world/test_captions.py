@@ -34,6 +34,7 @@ from mezzotint.world.words import (
     MATERIAL_WORDS,
     MIDDLE,
     NEXT_TO,
+    NOTHING_ELSE,
     NUMBER_WORDS,
     ONE,
     OPENINGS,
@@ -131,7 +132,7 @@ def chain(places: list[int], axis: str) -> list[tuple[int, int, str]]:
 
 def read(text: str) -> Reading:
     text = text.lower().removesuffix(".")
-    for ending in ENDINGS:
+    for ending in (*ENDINGS, *NOTHING_ELSE):
         text = text.removesuffix(ending)
     for opening in sorted((*COMMON_OPENINGS, *OPENINGS, "there are "), key=len, reverse=True):
         if text.startswith(opening):
@@ -325,7 +326,7 @@ def test_every_paraphrase_is_used(told: list[tuple[Scene, Told, Reading]]):
         *ONE, *PAIR, *EXACTLY, *ALONE, *MIDDLE, *TOGETHER, *STANDING, *COLOURED, "from left to right,", "has a",
     ]  # fmt: skip
     assert [word for word in words if re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", everything) is None] == []
-    assert all(ending in everything for ending in (", from left to right", *ENDINGS))
+    assert all(ending in everything for ending in (", from left to right", *ENDINGS, *NOTHING_ELSE))
     forms = [re.sub(r"\d", "[^,]+", form) for forms in FORMS.values() for form in forms]
     assert [form for form in forms if re.search(rf"^{form}", everything, re.MULTILINE) is None] == []
     assert [joint for joint in JOINTS if joint not in everything] == []
@@ -374,6 +375,14 @@ def test_colours_without_a_name_are_not_told():
         if all(solid.colour == "" for solid in scene.solids):
             assert not says
     assert coloured > 20
+
+
+def test_what_is_said_of_a_part_does_not_say_that_it_is_all():
+    scene = Scene((Solid("cube", "red"),))
+    said = re.compile(either([*ALONE, *NOTHING_ELSE]))
+    for whole in (True, False):
+        texts = [tell(scene, random.Random(seed), whole=whole).text for seed in range(400)]
+        assert any(said.search(text) for text in texts) is whole
 
 
 def test_one_solid_is_said_with_less_than_another():

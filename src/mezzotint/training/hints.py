@@ -105,7 +105,7 @@ class Hints:
                 chosen = [number for number in range(len(solids)) if _holds(masks[row, 0], boxes[row, number].tolist())]
             if chooser.random() < PARTIAL:
                 inside = replace(scene, solids=tuple(solids[number] for number in chosen))
-                captions[row] = tell(inside, chooser).text if chosen else ""
+                captions[row] = tell(inside, chooser, whole=len(chosen) == len(solids)).text if chosen else ""
         return masks, captions
 
 

@@ -124,16 +124,20 @@ class UNetRecipe:
     """Share of pictures whose noise level is drawn around `middle`, the others' evenly over the schedule."""
     middle: float = 2.0
     """The sigma around which most noise levels are: shapes are decided there, and straight edges below it."""
+    breadth: float = 1.0
+    """How far from `middle` they are: the standard deviation of their logarithm."""
     widths: tuple[int, ...] = ()
     """What the U-Net of a model begun from is widened to (`denoise.wider`), finest first; empty leaves it as it is."""
     fit: FitConfig
 
     def __post_init__(self) -> None:
         """Raise UserError for a share or a weight that cannot be."""
-        if not (0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1 and self.segment >= 0 and self.middle > 0):
+        shares, above = 0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1, self.middle > 0 and self.breadth > 0
+        if not (shares and above and self.segment >= 0):
             raise UserError(
-                f"caption_dropout is {self.caption_dropout}, focus {self.focus}, segment {self.segment} and middle "
-                f"{self.middle}; caption_dropout and focus must be from 0 to 1, segment at least 0 and middle above 0."
+                f"caption_dropout is {self.caption_dropout}, focus {self.focus}, segment {self.segment}, middle "
+                f"{self.middle} and breadth {self.breadth}; caption_dropout and focus must be from 0 to 1, segment at "
+                "least 0, middle and breadth above 0."
             )
 
 

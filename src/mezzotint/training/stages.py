@@ -160,6 +160,7 @@ def train_unet(run: Run) -> None:
         segment=recipe.segment,
         focus=recipe.focus,
         middle=recipe.middle,
+        breadth=recipe.breadth,
         learns_text=with_text,
         read=run.recipe.bert.read,
         cache=run.stage("unet"),

@@ -32,18 +32,17 @@ from mezzotint.world.scene import COLOURS, SHAPES
 
 NOTHING = Told("", (), "any")
 """What a caption says that is not shown."""
-FOCUS_SIGMA, FOCUS_WIDTH = 2.0, 1.0
-"""Where shapes are decided: the middle of the levels that focus is on, for latents of variance 1, and the standard
-deviation of their logarithm."""
+FOCUS_SIGMA = 2.0
+"""Where shapes are decided: the middle of the levels that focus is on, for latents of variance 1."""
 
 
-def level_shares(sigmas: Tensor, focus: float, middle: float = FOCUS_SIGMA) -> Tensor:
+def level_shares(sigmas: Tensor, focus: float, middle: float = FOCUS_SIGMA, breadth: float = 1.0) -> Tensor:
     """[T] the share of training pictures at or below each level of a schedule, for its rising `sigmas` [T].
 
-    A share `focus` of them is lognormal around `middle` (Karras et al. 2022, table 1), the others stand evenly over the
-    levels.
+    A share `focus` of them is lognormal (Karras et al. 2022, table 1), its logarithm of the standard deviation
+    `breadth` around that of `middle`; the others stand evenly over the levels.
     """
-    lognormal = torch.special.ndtr((sigmas.double() / middle).log() / FOCUS_WIDTH)
+    lognormal = torch.special.ndtr((sigmas.double() / middle).log() / breadth)
     even = torch.arange(1, len(sigmas) + 1) / len(sigmas)
     return focus * lognormal + (1 - focus) * even
 
@@ -179,6 +178,7 @@ class DenoiserTask:
         segment: float = 0.0,
         focus: float = 0.0,
         middle: float = FOCUS_SIGMA,
+        breadth: float = 1.0,
         learns_text: bool = False,
         read: float = 0.0,
         hints: Hints | None = None,
@@ -187,9 +187,10 @@ class DenoiserTask:
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
-        levels drawn around the sigma `middle`; `learns_text`: whether the conditioner's text encoder is trained too;
-        `read`: the weight of reading the scene back out of its tokens, if so; `hints`: what lies beside the latents;
-        `prompts`: what pictures are shown as prompts; `cache`: a folder for latents.
+        levels drawn around the sigma `middle`, `breadth` wide (`level_shares`); `learns_text`: whether the
+        conditioner's text encoder is trained too; `read`: the weight of reading the scene back out of its tokens, if
+        so; `hints`: what lies beside the latents; `prompts`: what pictures are shown as prompts; `cache`: a folder for
+        latents.
         """
         known = isinstance(pictures, StillLife)
         self.network = _Trained(
@@ -205,7 +206,7 @@ class DenoiserTask:
         self._hints, self._prompts = hints, prompts
         self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = denoiser.schedule.sigmas.clone()
-        self._shares = level_shares(self._sigmas, focus, middle)
+        self._shares = level_shares(self._sigmas, focus, middle, breadth)
 
     def __len__(self) -> int:
         return len(self._pictures)

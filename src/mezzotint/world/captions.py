@@ -36,6 +36,7 @@ from mezzotint.world.words import (
     MIDDLES,
     NEXT_TO,
     NOT_OPENED,
+    NOTHING_ELSE,
     NUMBERS,
     OPENINGS,
     RIGHT_OF,
@@ -69,9 +70,9 @@ class Told:
     order: str
 
 
-def tell(scene: Scene, chooser: random.Random) -> Told:
-    """One caption of the scene, chosen by `chooser`."""
-    style = Style.random(chooser)
+def tell(scene: Scene, chooser: random.Random, *, whole: bool = True) -> Told:
+    """One caption of the scene, chosen by `chooser`; `whole` is False if there are solids that the scene leaves out."""
+    style = replace(Style.random(chooser), whole=whole)
     uneven = style.shape and not style.bare and chooser.random() < UNEVEN
     solids = _less_said(scene.solids, chooser) if uneven else list(scene.solids)
     if chooser.random() < 0.1 and len(_groups(solids, style)) == len(solids):
@@ -101,7 +102,7 @@ def tell(scene: Scene, chooser: random.Random) -> Told:
     if chooser.random() < 0.2:
         text = text[0].upper() + text[1:]
     if chooser.random() < 0.25:
-        text += chooser.choice(ENDINGS) if chooser.random() < 0.4 else "."
+        text += chooser.choice((*ENDINGS, *NOTHING_ELSE) if whole else ENDINGS) if chooser.random() < 0.4 else "."
     return Told(text, tuple(style.said(solid) for solid in named), order)
 
 
@@ -140,7 +141,7 @@ _Plan = tuple[str, list[Solid], str]
 def _one(solids: list[Solid], style: Style) -> _Plan:
     """One alone, and now and then where it stands."""
     text, x, draw = style.one(solids[0]), solids[0].x, style.chooser.random()
-    if draw < 0.05:
+    if draw < 0.05 and style.whole:
         text += f" {style.chooser.choice(ALONE)}"
     elif draw < 0.15 and abs(x) < 0.4:
         text += f" {style.chooser.choice(MIDDLE)}"
@@ -223,7 +224,7 @@ def _related(a: Solid, b: Solid, relation: Callable[[Solid, Solid], bool], a_fir
     elif draw < 0.48:
         text = f"{style.word(words, OFTEN)} {other} {style.word((*IS, 'there is'), OFTEN)} {one}"
     elif draw < 0.58:
-        text = chooser.choice(HAS_IT).format(a=other, b=one, its=chooser.choice(ITS_OWN[turned]))
+        text = chooser.choice(HAS_IT).format(a=other, b=one, its=style.word(ITS_OWN[turned], OFTEN))
     elif draw < 0.68:
         text = chooser.choice(WITH_IT).format(a=other, b=one, its=chooser.choice(ITS[turned]))
     elif draw < 0.86 or not across:

@@ -41,6 +41,8 @@ class Style:
     bare: bool = False
     """Without articles."""
     definite: bool = False
+    whole: bool = True
+    """Of all solids that there are, so that one may be said to stand alone."""
 
     @classmethod
     def random(cls, chooser: random.Random) -> Style:

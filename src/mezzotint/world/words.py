@@ -94,17 +94,8 @@ OPENINGS = (
     "the following: ",
     "an illustration of ",
 )
-ENDINGS = (
-    " please",
-    ", please",
-    "?",
-    "!",
-    ", thank you",
-    ", and nothing else",
-    " and nothing else",
-    ", no other objects",
-    " with no other objects",
-)
+ENDINGS = (" please", ", please", "?", "!", ", thank you")
+NOTHING_ELSE = (", and nothing else", " and nothing else", ", no other objects", " with no other objects")
 FILLERS = ("beautiful", "nice", "simple", "3d", "high quality", "detailed", "4k", "perfect", "lovely", "plain")
 
 LEFT_OF = (
@@ -140,10 +131,10 @@ ITS = {
 """A relation to what has just been named."""
 WITH_IT = ("{b} and {its} {a}", "{b}, {its} {a}", "{b} and {a} {its}")
 ITS_OWN = {
-    LEFT_OF: (*ITS[LEFT_OF], "on the left", "to the left"),
-    RIGHT_OF: (*ITS[RIGHT_OF], "on the right", "to the right"),
-    IN_FRONT_OF: (*ITS[IN_FRONT_OF], "in front"),
-    BEHIND: (*ITS[BEHIND], "behind"),
+    LEFT_OF: ("on the left", "to the left", *ITS[LEFT_OF]),
+    RIGHT_OF: ("on the right", "to the right", *ITS[RIGHT_OF]),
+    IN_FRONT_OF: ("in front", *ITS[IN_FRONT_OF]),
+    BEHIND: ("behind", *ITS[BEHIND]),
 }
 """The same after what a thing has, or stands with."""
 HAS_IT = ("{b} with {a} {its}", "{b} has {a} {its}")
@@ -197,6 +188,6 @@ ALONE = ("alone", "on its own", "by itself")
 MIDDLE = ("in the middle", "in the center", "in the centre")
 EDGES = ("on the left", "on the right")
 """Where a solid stands that is the only one."""
-JOINTS = (", ", "; ", " & ", " + ")
+JOINTS = (", ", ". ", "; ", " & ", " + ")
 NOT_OPENED = ("from ", "left ", "right ", "to ", "on ", "in ", *IN_FRONT_OF, *BEHIND)
 """What begins like this is not introduced by "a photo of"."""

@@ -4,7 +4,7 @@
 #   make check     ruff and pyright          make bench      speed, beside diffusers on the same weights
 
 PYTHON ?= python3
-# What pip is asked for first, so that nothing else pulls another build of it: "make TORCH=torch==2.13.0+cpu demo" is possible.
+# What pip is asked for first, so that nothing else pulls another build of it: "make TORCH=torch==2.13.0+cpu demo" works where pip knows PyTorch's CPU index.
 TORCH ?= torch
 PROMPT ?= a red sphere to the left of a blue cube
 

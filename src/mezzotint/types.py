@@ -150,7 +150,7 @@ class Request:
     """What else steers, as NAME or NAME:VALUE, from the inside out (see `mezzotint guides`); may be given several
     times."""
     classify: tuple[str, ...] = ()
-    """What the model's classifier shall see, as WORDS:SCALE such as "red sphere:3.0"; may be given several times."""
+    """What the model's classifier shall see, as WORDS:SCALE such as "red sphere:30.0"; may be given several times."""
     sampler: str = "dpmpp-2m"
     """The walk from noise to latent, by name."""
     schedule: str = ""

@@ -184,6 +184,8 @@ def test_a_folder_beside_a_model_s_is_read_as_its_own(
     beside = written(model[1], "plus", tmp_path / "model-image-prompt")
     pipe = mezzotint.load(folder)
     drawn = pipe("a red cube", image_prompt=[picture], seed=1, steps=2)
+    named = pipe.use(image_adapter=str(folder))("a red cube", image_prompt=[picture], seed=1, steps=2)
+    assert named.tobytes() == drawn.tobytes()
     own = shutil.move(beside, folder / "image_prompt")
     again = mezzotint.load(folder)("a red cube", image_prompt=[picture], seed=1, steps=2)
     assert drawn.tobytes() == again.tobytes()

@@ -144,6 +144,12 @@ def test_what_cannot_be_inverted_is_told(pipe, size, rounds, changes, message):
         pipe.invert(Image.new("RGB", size), "a red cube", rounds=rounds, **changes)
 
 
+def test_a_model_that_reads_more_than_words_is_not_inverted(pipe, monkeypatch):
+    monkeypatch.setattr(type(pipe.denoiser.unet.config), "spatial_channels", 5)
+    with pytest.raises(UserError, match="only words are inverted"):
+        pipe.invert(Image.new("RGB", (16, 16)), "a red cube")
+
+
 def test_progress_tells_every_step_and_shows_estimates(pipe):
     moves = []
     image = pipe("a red cube", seed=1, steps=3, sampler="euler", progress=moves.append)

@@ -257,6 +257,8 @@ def test_hints_are_learned_beside_it(run: Run, tmp_path: Path):
     shutil.copytree(run.folder, tmp_path / "run")
     hinted = Run(changed(run.recipe, ["hints.fit.images=8"]), tmp_path / "run", "debug")
     carry_out(hinted, "hints")
+    with pytest.raises(UserError, match="put the folder clip of another run"):
+        carry_out(hinted, "image_prompt")
     assert load_folder(carry_out(hinted, "assemble")).hints is not None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mezzotint.training.hints import Hints, _holds
 from mezzotint.training.truth import SceneTruth
 from mezzotint.types import Request, UserError
 from mezzotint.vae import Codec
+from mezzotint.world.captions import Told
 from mezzotint.world.render import render
 
 SIZE, COUNT = 32, 12
@@ -90,9 +93,25 @@ def test_every_picture_is_told_some_hints_and_the_rest_are_zero(
     both = highest > 1.001
     assert both.any()
     torch.testing.assert_close(highest[both], 10 * lowest[both])
-    # A caption of what is inside a mask is one of its scene's own solids, or none.
     assert any(beside.captions.values())
-    assert all(0 <= row < 24 for row in beside.captions)
+    assert all(masked[row] for row in beside.captions)
+
+
+def test_a_caption_tells_of_all_solids_inside_the_mask_and_of_no_other(
+    pictures: StillLife, truth: SceneTruth, tiny_parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mezzotint.training.hints.tell", lambda scene, chooser, whole: Told(repr(scene), (), "any"))
+    told, index = Hints(NAMES, pictures, truth, Codec(tiny_parts.vae)), torch.arange(64) % COUNT
+    masks, captions = told._masks(index, random.Random(0))
+    boxes, fewer, several = truth.boxes(index), 0, 0
+    for row, caption in captions.items():
+        scene = pictures.scene(int(index[row]))
+        held = [solid for k, solid in enumerate(scene.solids) if _holds(masks[row, 0], boxes[row, k].tolist())]
+        assert caption == (repr(replace(scene, solids=tuple(held))) if held else "")
+        fewer += len(held) < len(scene.solids)
+        several += len(held) > 1
+    assert fewer > 5
+    assert several > 5
 
 
 def test_a_mask_holds_a_solid_whose_middle_it_covers() -> None:
@@ -159,7 +178,6 @@ def test_each_hint_changes_the_picture_and_none_leaves_it(pipe: mezzotint.Pipeli
 
 
 def test_guides_go_with_hints(pipe: mezzotint.Pipeline, model: Path, shape: Image.Image) -> None:
-    """The worse network of pag reads them too, another model does not."""
     plain = pipe(PROMPT, seed=1, silhouette=shape)
     for guide in ("pag:9", f"auto:{model}:9"):
         assert pipe(PROMPT, seed=1, silhouette=shape, guide=(guide,)).tobytes() != plain.tobytes()
@@ -229,6 +247,14 @@ def test_requests_that_mean_nothing(fields: dict[str, Any], what: str) -> None:
 def test_a_hint_that_there_is_not(pipe: mezzotint.Pipeline) -> None:
     with pytest.raises(UserError, match="reads no edges"):
         pipe(PROMPT, hint=("edges:a.png",))
+    with pytest.raises(UserError, match="give image and mask"):
+        pipe(PROMPT, hint=("inpaint:a.png",))
+
+
+def test_thin_edges_of_a_large_map_are_edges() -> None:
+    faint = torch.zeros(1, 1, 16, 16)
+    faint[..., 5] = 64 / 255  # One pixel of four is left of a line where a map of 64 is made one of 16.
+    assert hints()["edges"].reads(faint, (4, 4)).unique().tolist() == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", sorted(hints()))

@@ -114,6 +114,12 @@ def test_an_estimator_of_transformers(tmp_path: Path) -> None:
     found = [store.depth_of(pixels, str(tmp_path / folder)) for folder in ("plain", "pipe")]
     assert found[0].shape == (2, 1, 24, 40)
     assert torch.equal(*found)
+    model.config.depth_estimation_type = "metric"  # As Depth Anything says it: it tells metres.
+    model.save_pretrained(tmp_path / "metres")
+    processor.save_pretrained(tmp_path / "metres")
+    square = torch.rand(2, 3, 32, 32) * 2 - 1  # Of the network's own size, so that no map is made larger.
+    near, metres = (store.depth_of(square, str(tmp_path / folder)) for folder in ("metres", "plain"))
+    torch.testing.assert_close(near, 1 / metres.clamp(min=1e-3))
 
 
 def test_the_shipped_one_sees_scenes_kept_out_of_training() -> None:

@@ -27,7 +27,7 @@ def transformers(wanted_for: str) -> Any:
         return import_module("transformers")
     except ImportError as error:
         raise UserError(
-            f"{wanted_for} needs the library transformers: install it with pip install 'mezzotint[transformers]'."
+            f"{wanted_for} needs the library transformers: install it with pip install transformers."
         ) from error
 
 

@@ -35,12 +35,15 @@ def inverted(pipe: Pipeline, image: Image.Image, request: Request, rounds: int) 
     """The noise [1 C h w], of unit variance or nearly, from which `ddim` draws the picture by the request's words.
 
     What the request says of seed, size, sampler and pictures is not read. Raises UserError for a picture whose sides
-    are no multiples of what the model wants, negative rounds, or a request that the model cannot draw.
+    are no multiples of what the model wants, negative rounds, a request that the model cannot draw, or a model that
+    reads something beside the latent.
     """
     factor = pipe.codec.factor
     if any(side % factor for side in image.size):
         width, height = image.size
         raise UserError(f"The picture is {width}x{height}; to invert it, cut its sides to multiples of {factor}.")
+    if pipe.denoiser.unet.config.spatial_channels > 0:
+        raise UserError("This model reads a picture, a mask or a depth map beside words, and only words are inverted.")
     if rounds < 0:
         raise UserError(f"The number of rounds is {rounds}; it must be 0 or more.")
     pixels = from_uint8(torch.from_numpy(np.array(image.convert("RGB")))[None])

@@ -178,7 +178,7 @@ def find_image_prompts(path: Path) -> StoredImagePrompts:
     """
     try:
         if path.is_dir():
-            own = stored_in(path / IMAGE_PROMPT)
+            own = stored_in(path / IMAGE_PROMPT) or stored_in(image_prompts_beside(path))
             return find_image_prompts(_only(path)) if own is None else own
         there = path.is_file()
     except OSError:

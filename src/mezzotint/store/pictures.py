@@ -288,7 +288,7 @@ def _exr(name: str) -> np.ndarray[Any, Any]:
     try:
         import OpenEXR  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
     except ImportError as error:
-        raise UserError(f"Reading {name} needs OpenEXR: pip install 'mezzotint[exr]', or give a .npy.") from error
+        raise UserError(f"Reading {name} needs OpenEXR: pip install OpenEXR, or give a .npy.") from error
     reader: Any = OpenEXR
     try:
         with reader.File(name, separate_channels=True) as file:

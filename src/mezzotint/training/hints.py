@@ -72,7 +72,7 @@ class Hints:
                 if len(rows) > 0:
                     mask, said = self._masks(index[rows], chooser)
                     captions |= {int(rows[row]): text for row, text in said.items()}
-                    part[rows] = inpainting(self._codec, truth.pixels[rows], mask)
+                    part[rows] = inpainting(self._codec, truth.pixels[rows], mask).cpu()
                     counts = OUTSIDE + (1 - OUTSIDE) * latent_mask(mask, self._codec.factor)
                     weight[rows] = counts / counts.mean(dim=(2, 3), keepdim=True)
             else:
@@ -97,12 +97,11 @@ class Hints:
             scene = self._pictures.scene(place)
             solids = scene.solids
             if chooser.random() < AROUND:
-                chosen = chooser.sample(range(len(solids)), chooser.randint(1, len(solids)))
-                for number in chosen:
+                for number in chooser.sample(range(len(solids)), chooser.randint(1, len(solids))):
                     _around(masks[row, 0], boxes[row, number].tolist(), chooser)
             else:
                 _anywhere(masks[row, 0], chooser)
-                chosen = [number for number in range(len(solids)) if _holds(masks[row, 0], boxes[row, number].tolist())]
+            chosen = [number for number in range(len(solids)) if _holds(masks[row, 0], boxes[row, number].tolist())]
             if chooser.random() < PARTIAL:
                 inside = replace(scene, solids=tuple(solids[number] for number in chosen))
                 captions[row] = tell(inside, chooser, whole=len(chosen) == len(solids)).text if chosen else ""

@@ -1,4 +1,4 @@
-"""Recipes: functions that return everything a run needs to know, each with its measured result beside it."""
+"""Recipes: functions that return everything a run needs to know, and beside it what it reached if it was run."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def still_life_128() -> Recipe:
 
 
 def still_life_256() -> Recipe:
-    """256 pixels, for a GPU."""
+    """256 pixels, for a GPU. It has not been run yet."""
     return Recipe(
         name="still-life-256",
         size=256,

@@ -25,6 +25,7 @@ from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.classifier import StoredClassifier, load_classifier
+from mezzotint.store.facts import read_json
 from mezzotint.store.folder import Parts, described
 from mezzotint.store.hints import StoredHints, load_hints
 from mezzotint.store.image_prompt import StoredImagePrompts, stored_in
@@ -125,7 +126,7 @@ class Run:
             tokenizer = load_tokenizer(self.recipe.encoder, LENGTH)
             return TextConditioner(tokenizer, load_encoder(self.recipe.encoder, tokenizer.pad_id))
         stage = {CLIP: "clip", BERT: "unet"}[self.recipe.encoder]
-        if self.parts is not None and not self.has(stage):
+        if self.parts is not None and (not self.has(stage) or self._only_pictures_learned):
             conditioner = self.parts.conditioner()
             if not isinstance(conditioner, TextConditioner):
                 raise UserError(f"The U-Net of {self.start} is told a picture's size, which is not trained here.")
@@ -134,6 +135,14 @@ class Run:
         if self.recipe.encoder == BERT:
             return load_bert(folder)
         return TextConditioner(Tokenizer.from_folder(folder / "tokenizer"), load_clip(folder).text_encoder())
+
+    @property
+    def _only_pictures_learned(self) -> bool:
+        """Whether the clip stage was begun from a model, whose text tower, layer and all, it left as it is."""
+        if self.recipe.encoder != CLIP:
+            return False
+        begun: dict[str, str | None] = read_json(self.folder / "recipe.json").get("start", {})
+        return begun.get("clip") is not None
 
     @property
     def bert(self) -> LDMBertModel | None:
@@ -170,6 +179,11 @@ class Run:
         """
         if not self.has("clip") and self.parts is not None and self.parts.image_prompts is not None:
             return self.parts.image_prompts.conditioner().tower
+        if not self.has("clip") and self.recipe.encoder != CLIP:
+            raise UserError(
+                f"Texts are read by {self.recipe.encoder}, and {self.folder} has no image tower: put the folder clip "
+                "of another run of this size there first."
+            )
         if not self.has("clip"):
             raise UserError(f"{self.folder} has no image tower: run 'mezzotint train clip' there first.")
         return load_clip(self.stage("clip")).image_encoder()

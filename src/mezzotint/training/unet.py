@@ -231,7 +231,7 @@ class DenoiserTask:
         sigma, spread = spread_levels(self._sigmas, self._shares, len(index), generator)
         noise = torch.randn(x0.shape, generator=generator)
         x = x0 + sigma.to(x0)[:, None, None, None] * noise
-        x0, x, sigma = x0.to(device), x.to(device), sigma.to(device)
+        x0, x, sigma = x0.to(device), x.to(device), sigma.float().to(device)
         told = Conditioning(sequence=tokens, spatial=spatial)
         if self._prompts is not None:
             shown, weights = self._prompts(index, generator)

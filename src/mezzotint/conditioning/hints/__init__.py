@@ -32,6 +32,8 @@ def hints() -> dict[str, Hint]:
 
 def hint_named(name: str) -> Hint:
     """The hint of this name. Raises UserError listing the names for another."""
+    if name == INPAINT:
+        raise UserError("The hint inpaint is a picture and what is masked of it: give image and mask.")
     if name not in hints():
         raise UserError(f'There is no hint "{name}": use one of {", ".join(hints())}.')
     return hints()[name]

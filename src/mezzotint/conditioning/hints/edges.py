@@ -9,6 +9,8 @@ from mezzotint.conditioning.hints.base import Hint, Truth
 
 STEEP = 0.25
 """How much grey, of the 2 from black to white, must change from a pixel to the next."""
+FAINT = 0.1
+"""From how much white on there is an edge: thin lines fade where a large map is made smaller."""
 
 
 def edges(truth: Truth) -> Tensor:
@@ -21,7 +23,7 @@ def edges(truth: Truth) -> Tensor:
 
 def reads(plane: Tensor, size: tuple[int, int]) -> Tensor:
     """[B 4 h w], -1 or 1, of edges [B 1 H W]: whether any is in the quarters of every place."""
-    fine = F.adaptive_max_pool2d(plane, (2 * size[0], 2 * size[1]))
+    fine = (F.adaptive_max_pool2d(plane, (2 * size[0], 2 * size[1])) > FAINT).to(plane)
     return 2.0 * F.pixel_unshuffle(fine, 2) - 1.0
 
 

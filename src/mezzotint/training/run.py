@@ -177,16 +177,16 @@ class Run:
 
         Raises UserError where there is neither.
         """
-        if not self.has("clip") and self.parts is not None and self.parts.image_prompts is not None:
+        if self.has("clip"):
+            return load_clip(self.stage("clip")).image_encoder()
+        if self.parts is not None and self.parts.image_prompts is not None:
             return self.parts.image_prompts.conditioner().tower
-        if not self.has("clip") and self.recipe.encoder != CLIP:
+        if self.recipe.encoder != CLIP:
             raise UserError(
                 f"Texts are read by {self.recipe.encoder}, and {self.folder} has no image tower: put the folder clip "
                 "of another run of this size there first."
             )
-        if not self.has("clip"):
-            raise UserError(f"{self.folder} has no image tower: run 'mezzotint train clip' there first.")
-        return load_clip(self.stage("clip")).image_encoder()
+        raise UserError(f"{self.folder} has no image tower: run 'mezzotint train clip' there first.")
 
     def image_prompts(self) -> StoredImagePrompts | None:
         """What was learned of pictures as prompts, or else by the model begun from, if its U-Net is the same."""

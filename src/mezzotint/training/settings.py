@@ -132,8 +132,8 @@ class UNetRecipe:
 
     def __post_init__(self) -> None:
         """Raise UserError for a share or a weight that cannot be."""
-        shares, above = 0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1, self.middle > 0 and self.breadth > 0
-        if not (shares and above and self.segment >= 0):
+        shares = 0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1
+        if not (shares and self.segment >= 0 and self.middle > 0 and self.breadth > 0):
             raise UserError(
                 f"caption_dropout is {self.caption_dropout}, focus {self.focus}, segment {self.segment}, middle "
                 f"{self.middle} and breadth {self.breadth}; caption_dropout and focus must be from 0 to 1, segment at "

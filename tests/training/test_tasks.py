@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mezzotint.conditioning.clip import CLIPModel
+from mezzotint.conditioning.clip_config import CLIPVisionConfig
+from mezzotint.conditioning.clip_text import CLIPTextModel
+from mezzotint.conditioning.clip_vision import MEAN, STD, CLIPVisionModel
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.config import UNetConfig
 from mezzotint.denoise.denoiser import Denoiser
@@ -20,6 +26,8 @@ from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import Prediction, scalings
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.folder import Parts
+from mezzotint.text.tokenizer import Tokenizer
+from mezzotint.training.cells import Cells
 from mezzotint.training.clip import (
     ABSENT,
     ATTRIBUTES,
@@ -455,6 +463,55 @@ def test_naming_what_stands_where_in_closed_form():
     # Half a cell of a solid is best named half and half.
     half = segment.loss(torch.zeros_like(features), shape, colour, shares / 2).item()
     assert half == pytest.approx(ignorant)
+
+
+def test_colours_are_asked_of_the_first_rows_alone():
+    cells = Cells(3, len(SHAPES), len(COLOURS))
+    features, shares = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 4, 2, 2)
+    shares[:, 0, 0] = 1
+    shape = torch.tensor([[2, 0, 0, 0], [3, 0, 0, 0]])
+    other = shape.clone()
+    other[1, 0] = 1
+    assert cells.loss(features, shape, other, shares) != cells.loss(features, shape, shape, shares)
+    assert cells.loss(features, shape, other, shares, 1) == cells.loss(features, shape, shape, shares, 1)
+    assert cells.loss(features, other, shape, shares, 1) != cells.loss(features, shape, shape, shares, 1)
+
+
+@pytest.mark.parametrize("fixed_text", [False, True])
+def test_half_of_the_pictures_are_grey_and_no_caption_is_held_against_them(
+    fixed_text: bool, tmp_path: Path, tiny_parts: Parts, monkeypatch: pytest.MonkeyPatch
+):
+    tokenizer, text = tiny_parts.tokenizer, tiny_parts.text_encoder
+    assert isinstance(tokenizer, Tokenizer)
+    assert isinstance(text, CLIPTextModel)
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=8,
+        image_size=32,
+        patch_size=16,
+    )
+    clip = CLIPModel(copy.deepcopy(text), CLIPVisionModel(vision), 8)
+    task = CLIPTask(clip, tokenizer, StillLife(tmp_path, 4, 32), text_rows=1, fixed_text=fixed_text)
+    seen: list[Tensor] = []
+    contrasted: list[int] = []
+    contrast = CLIPTask._contrast  # pyright: ignore[reportPrivateUsage]
+
+    def noted(*given: Any) -> tuple[Tensor, Tensor]:
+        contrasted.append(len(given[-1]))
+        return contrast(*given)
+
+    clip.vision_model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    monkeypatch.setattr(task, "_contrast", noted)
+    loss, _ = task.loss(torch.arange(6), torch.Generator().manual_seed(0))
+    assert loss.isfinite()
+    std, mean = (torch.tensor(values)[:, None, None] for values in (STD, MEAN))
+    spread = (seen[0] * std + mean).std(dim=1).amax(dim=(1, 2))
+    assert (spread[:3] > 1e-2).all()
+    assert (spread[3:] < 1e-5).all()
+    assert contrasted == [3]
 
 
 def test_equal_pictures_and_equal_captions_are_no_contrast():

@@ -21,10 +21,16 @@ class Cells(nn.Module):
         self.shape = nn.Conv2d(width, 1 + shapes, 1)
         self.colour = nn.Conv2d(width, 1 + colours, 1)
 
-    def loss(self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor) -> Tensor:
-        """Mean cross-entropy of the cells, for the solids' classes [B 4] and their shares [B 4 h w] of every cell."""
-        shapes, colours = self.shape(features), self.colour(features)
-        return (cells_loss(shapes, shape, shares) + cells_loss(colours, colour, shares)) / 2
+    def loss(
+        self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor, coloured: int | None = None
+    ) -> Tensor:
+        """Mean cross-entropy of the cells, for the solids' classes [B 4] and their shares [B 4 h w] of every cell.
+
+        Colours are asked of the first rows alone where it is said how many are `coloured`.
+        """
+        some = slice(coloured)
+        shapes, colours = self.shape(features), self.colour(features[some])
+        return (cells_loss(shapes, shape, shares) + cells_loss(colours, colour[some], shares[some])) / 2
 
 
 def cells_loss(logits: Tensor, kind: Tensor, shares: Tensor) -> Tensor:

@@ -30,6 +30,11 @@ CONTRAST = 0.2
 """Weight of the contrast where scenes are known, against that of reading them out of their captions."""
 PATCHES = 2.0
 """Weight of naming what stands in every patch of a picture."""
+GREY = 0.5
+"""Share of pictures of a still life that are seen without their colours, and asked for shapes alone. Where some colours
+never come with some shapes, colours tell shapes, and an image tower that learned to ask them is wrong of all others."""
+LUMA = (0.299, 0.587, 0.114)
+"""How bright red, green and blue are (ITU-R BT.601)."""
 ABSENT, UNSAID = 0, 1
 """The first two classes of every attribute: no such solid, and a solid of which this was not said."""
 
@@ -125,19 +130,24 @@ class CLIPTask:
         paired = index[: max(1, len(index) // self._rows)]
         seed = int(torch.randint(2**31, (1,), generator=generator))
         with workers.agreed():  # Before the processes meet for the contrast: one may find a picture broken.
-            pixels = normalise(self._pictures.pixels(paired).to(device))
-        vision = network.clip.vision_model(pixels, hidden_states=True)
+            pixels = self._pictures.pixels(paired).to(device)
+        coloured = len(paired)
+        if isinstance(self._pictures, StillLife):
+            coloured -= int(GREY * coloured)
+            pixels[coloured:] = grey(pixels[coloured:])
+        vision = network.clip.vision_model(normalise(pixels), hidden_states=True)
         if not isinstance(self._pictures, StillLife):
             ids = self._ids(self._pictures.captions(index, seed)).to(device)
             text = network.clip.text_model(self._cut(ids, extra=1))
             loss, accuracy = self._contrast(network.clip, text.pooled, vision.pooled, paired, ids)
             return loss, {"retrieval": accuracy}
+        patches = self._patches(vision, paired, coloured)
+        if self._fixed_text:
+            index = index[:coloured]
+        paired, whole = paired[:coloured], vision.pooled[:coloured]
         told = self._pictures.told(index, seed)
         shown = truth_seen([self._pictures.scene(i) for i in paired.tolist()])
-        seen, seen_slots = network.read_image.loss(
-            vision.pooled, {name: value.to(device) for name, value in shown.items()}
-        )
-        patches = self._patches(vision, paired)
+        seen, seen_slots = network.read_image.loss(whole, {name: value.to(device) for name, value in shown.items()})
         loss = 0.5 * seen + PATCHES * patches
         figures = {"image_slots": seen_slots, "patches": patches.detach()}
         # Now and then all places, so that none stays as chance made it.
@@ -146,7 +156,7 @@ class CLIPTask:
         ids = self._ids([t.text for t in told]).to(device)
         text = network.clip.text_model(self._cut(ids, extra=extra))
         pooled, with_picture = text.pooled[: len(paired)], ids[: len(paired)]
-        contrast, retrieval = self._contrast(network.clip, pooled, vision.pooled, paired, with_picture)
+        contrast, retrieval = self._contrast(network.clip, pooled, whole, paired, with_picture)
         loss, figures = loss + CONTRAST * contrast, {"retrieval": retrieval, **figures}
         if self._fixed_text:
             return loss, figures
@@ -156,14 +166,17 @@ class CLIPTask:
         read_late, _ = network.read_text.loss(text.last_hidden_state[:, -1], said)
         return loss + read + 0.5 * read_late, {**figures, "text_slots": slots}
 
-    def _patches(self, vision: VisionOutput, index: Tensor) -> Tensor:
-        """The loss of naming what stands in every patch, from the tokens before the last block: what adapters read."""
+    def _patches(self, vision: VisionOutput, index: Tensor, coloured: int) -> Tensor:
+        """The loss of naming what stands in every patch, from the tokens before the last block: what adapters read.
+
+        Of the first pictures, as many as are `coloured`, shapes and colours are asked, of the others shapes.
+        """
         assert vision.hidden_states is not None
         tokens = vision.hidden_states[-2][:, 1:]
         side = math.isqrt(tokens.shape[1])
         assert isinstance(self._pictures, StillLife)
         truth = (part.to(tokens.device) for part in self._pictures.cells(index, side))
-        return self.network.patches.loss(tokens.transpose(1, 2).unflatten(2, (side, side)), *truth)
+        return self.network.patches.loss(tokens.transpose(1, 2).unflatten(2, (side, side)), *truth, coloured)
 
     def _ids(self, captions: Sequence[str]) -> Tensor:
         return torch.tensor(self._tokenizer.encode(captions))
@@ -187,6 +200,12 @@ class CLIPTask:
         truth = torch.arange(own.start, own.stop, device=t.device)
         loss = (F.cross_entropy(captions, truth) + F.cross_entropy(pictures, truth)) / 2
         return loss, (pictures.argmax(dim=1) == truth).float().mean()
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """Pixels [B 3 H W] in [-1, 1] without their colours."""
+    luma = torch.einsum("bchw,c->bhw", pixels, pixels.new_tensor(LUMA))
+    return luma[:, None].expand_as(pixels)
 
 
 def alike(index: Tensor, ids: Tensor) -> Tensor:

@@ -14,13 +14,16 @@ from safetensors.torch import load_file as read_tensors
 from safetensors.torch import save_file
 
 from mezzotint.cli import main
+from mezzotint.store.image_prompt import image_prompts_beside
 from mezzotint.store.load import load_parts
 from mezzotint.store.models import resolve
 
 
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    files = sorted(file for file in folder.glob("*/*.safetensors") if file.parent.name != "classifier")
-    return {f"{file.parent.name}.{name}": tensor for file in files for name, tensor in read_tensors(file).items()}
+def tensors(folder: Path, home: str = "") -> dict[str, torch.Tensor]:
+    """All but a classifier's, for which one file has no place, by their folders in `home` and their names."""
+    files = sorted(file for file in folder.rglob("*.safetensors") if file.parent.name != "classifier")
+    places = {file: (home / file.parent.relative_to(folder)).as_posix() for file in files}
+    return {f"{places[file]}.{name}": tensor for file in files for name, tensor in read_tensors(file).items()}
 
 
 def test_the_shipped_model_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -30,7 +33,8 @@ def test_the_shipped_model_there_and_back(tmp_path: Path, capsys: pytest.Capture
     assert main(["convert", str(one), str(back), "--to", "diffusers", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["target"], told["layout"]) == (str(back), "diffusers")
-    expected, found = tensors(resolve("still-life")), tensors(back)  # One file has no place for a classifier.
+    expected, found = tensors(resolve("still-life")), tensors(back)
+    expected |= tensors(image_prompts_beside(resolve("still-life")), "image_prompt")
     assert expected.keys() == found.keys()
     assert all(
         torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in expected.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mezzotint
 from mezzotint.evaluate.judge import load_judge
@@ -13,8 +14,9 @@ from mezzotint.noise import draw_noise
 from mezzotint.store.load import load_parts
 from mezzotint.store.models import resolve
 from mezzotint.training.classifier import counts
+from mezzotint.vae.codec import to_uint8
 from mezzotint.world.render import render
-from mezzotint.world.scene import random_scenes
+from mezzotint.world.scene import gather, random_scenes
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -87,6 +89,17 @@ def test_its_classifier_draws_what_it_is_asked_for_without_a_prompt(pipe):
     seen = [{f"{one.colour} {one.shape}" for one in some} for some in found]
     right = sum(words in some for words, some in zip(asked, seen, strict=True))
     assert right >= 3
+
+
+def test_it_draws_after_pictures(pipe):
+    """By chance one picture in sixty shows what the one before it shows: five of eight are no chance."""
+    judge, _ = load_judge()
+    scenes = [scene for scene in random_scenes(64, 7, held_out=None).describe() if len(scene.solids) == 1][:8]
+    shown = [Image.fromarray(rgb.numpy()) for rgb in to_uint8(render(gather(scenes), pipe.size[1]).pixels)]
+    drawn = pipe([pipe.request("", seed=1, image_prompt=picture) for picture in shown], seed=None)
+    found = judge.find(torch.stack([pixels_of(image) for image in drawn]))
+    pairs = [{(solid.shape, solid.colour) for solid in scene.solids} for scene in scenes]
+    assert sum({(one.shape, one.colour) for one in some} == pair for some, pair in zip(found, pairs, strict=True)) >= 5
 
 
 def test_latents_have_about_unit_variance(pipe):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from mezzotint.store.beside import check_writable, file_beside, folder_beside
 from mezzotint.store.facts import Facts, read_facts
-from mezzotint.store.models import full_name, resolve, shipped_models
+from mezzotint.store.image_prompt import image_prompts_beside
+from mezzotint.store.models import SHIPPED, full_name, resolve, shipped_models
 from mezzotint.types import UserError
 
 
@@ -45,6 +47,11 @@ def test_every_shipped_model_has_its_card_and_its_sums():
         assert model.facts.name == model.name
         assert model.facts.sha256
         assert model.bytes <= 40 * 2**20
+    beside = image_prompts_beside(SHIPPED / "still-life")
+    files = {file.relative_to(beside).as_posix(): file for file in beside.rglob("*.safetensors")}
+    assert (beside / "README.md").is_file()
+    assert read_facts(beside).name == beside.name
+    assert read_facts(beside).sha256 == {name: sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
 
 
 def test_a_request_takes_what_is_given_then_what_the_model_says(tiny_folder: Path):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from mezzotint.conditioning.clip import CLIPModel
@@ -40,7 +41,7 @@ from mezzotint.training.clip import (
     truth_seen,
     truth_told,
 )
-from mezzotint.training.data import StillLife
+from mezzotint.training.data import Folder, Pictures, StillLife
 from mezzotint.training.decoder import DecoderTask, Redraw, windows
 from mezzotint.training.unet import DenoiserTask, LatentCache, Segment, level_shares, trained
 from mezzotint.training.vae import AutoencoderTask, psnr, random_crops, reconstruction_loss, row_errors, standardise
@@ -473,45 +474,73 @@ def test_colours_are_asked_of_the_first_rows_alone():
     other = shape.clone()
     other[1, 0] = 1
     assert cells.loss(features, shape, other, shares) != cells.loss(features, shape, shape, shares)
-    assert cells.loss(features, shape, other, shares, 1) == cells.loss(features, shape, shape, shares, 1)
-    assert cells.loss(features, other, shape, shares, 1) != cells.loss(features, shape, shape, shares, 1)
-
-
-@pytest.mark.parametrize("fixed_text", [False, True])
-def test_half_of_the_pictures_are_grey_and_no_caption_is_held_against_them(
-    fixed_text: bool, tmp_path: Path, tiny_parts: Parts, monkeypatch: pytest.MonkeyPatch
-):
-    tokenizer, text = tiny_parts.tokenizer, tiny_parts.text_encoder
-    assert isinstance(tokenizer, Tokenizer)
-    assert isinstance(text, CLIPTextModel)
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=8,
-        image_size=32,
-        patch_size=16,
+    assert cells.loss(features, shape, other, shares, coloured=1) == cells.loss(
+        features, shape, shape, shares, coloured=1
     )
-    clip = CLIPModel(copy.deepcopy(text), CLIPVisionModel(vision), 8)
-    task = CLIPTask(clip, tokenizer, StillLife(tmp_path, 4, 32), text_rows=1, fixed_text=fixed_text)
+    assert cells.loss(features, other, shape, shares, coloured=1) != cells.loss(
+        features, shape, shape, shares, coloured=1
+    )
+
+
+@pytest.mark.parametrize(("fixed_text", "rows", "coloured"), [(False, 1, 6), (False, 2, 3), (True, 2, 6)])
+def test_grey_pictures_meet_no_caption(
+    fixed_text: bool, rows: int, coloured: int, tmp_path: Path, tiny_parts: Parts, monkeypatch: pytest.MonkeyPatch
+):
+    """What is contrasted are the pictures with colours, each with its own caption."""
+    task = clip_task(StillLife(tmp_path, 12, 32), tiny_parts, text_rows=rows, fixed_text=fixed_text, grey=0.5)
+    clip = task.network.get_submodule("clip")
     seen: list[Tensor] = []
-    contrasted: list[int] = []
+    found: list[Any] = []
+    contrasts: list[tuple[Any, ...]] = []
     contrast = CLIPTask._contrast  # pyright: ignore[reportPrivateUsage]
 
     def noted(*given: Any) -> tuple[Tensor, Tensor]:
-        contrasted.append(len(given[-1]))
+        contrasts.append(given)
         return contrast(*given)
 
-    clip.vision_model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    vision, text = (clip.get_submodule(name) for name in ("vision_model", "text_model"))
+    vision.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    vision.register_forward_hook(lambda *given: found.append(given[-1]))
+    text.register_forward_hook(lambda *given: found.append(given[-1]))
     monkeypatch.setattr(task, "_contrast", noted)
-    loss, _ = task.loss(torch.arange(6), torch.Generator().manual_seed(0))
+    index = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    loss, _ = task.loss(index, torch.Generator().manual_seed(0))
     assert loss.isfinite()
+    spread = colourfulness(seen[0])
+    assert (spread[:coloured] > 1e-2).all()
+    assert (spread[coloured:] < 1e-5).all()
+    assert len(spread) > coloured
+    _, words, shown, places, ids = contrasts[0]
+    assert places.tolist() == index[:coloured].tolist()
+    assert torch.equal(shown, found[0].pooled[:coloured])
+    assert torch.equal(words, found[1].pooled[:coloured])
+    assert len(ids) == coloured
+
+
+def test_own_pictures_keep_their_colours(tmp_path: Path, tiny_parts: Parts):
+    for name, colour in (("a", "red"), ("b", "lime"), ("c", "blue")):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"{colour} {name}")
+    task = clip_task(Folder(tmp_path, 32), tiny_parts, grey=0.5)
+    seen: list[Tensor] = []
+    task.network.get_submodule("clip.vision_model").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    task.loss(torch.arange(3), torch.Generator().manual_seed(0))
+    assert (colourfulness(seen[0]) > 0.1).all()
+
+
+def clip_task(pictures: Pictures, parts: Parts, **settings: Any) -> CLIPTask:
+    tokenizer, text = parts.tokenizer, parts.text_encoder
+    assert isinstance(tokenizer, Tokenizer)
+    assert isinstance(text, CLIPTextModel)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(**sizes, projection_dim=8, image_size=32, patch_size=16)
+    return CLIPTask(CLIPModel(copy.deepcopy(text), CLIPVisionModel(vision), 8), tokenizer, pictures, **settings)
+
+
+def colourfulness(normalised: Tensor) -> Tensor:
+    """How far apart red, green and blue are at most in each of the pictures that an image tower is given."""
     std, mean = (torch.tensor(values)[:, None, None] for values in (STD, MEAN))
-    spread = (seen[0] * std + mean).std(dim=1).amax(dim=(1, 2))
-    assert (spread[:3] > 1e-2).all()
-    assert (spread[3:] < 1e-5).all()
-    assert contrasted == [3]
+    return (normalised * std + mean).std(dim=1).amax(dim=(1, 2))
 
 
 def test_equal_pictures_and_equal_captions_are_no_contrast():

@@ -91,7 +91,10 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     layout = start.layout(pipe, request)
     pictured = bool(request.image_prompt)
     if pictured and pipe.image_prompts is None:
-        raise UserError("This model reads no image prompts: give image_adapter, a file of IP-Adapter made for it.")
+        raise UserError(
+            "This model reads no image prompts: give image_adapter, a file of IP-Adapter made for it, or put what it "
+            "reads them by beside its folder NAME, in NAME-image-prompt."
+        )
     factor = pipe.codec.factor
     native = pipe.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
     edit = edits.read(request, native, pipe.sizes, factor)

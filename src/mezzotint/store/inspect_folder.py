@@ -53,7 +53,8 @@ def folder_told(folder: Path) -> dict[str, Any]:
         parts[HINTS] = {"class": ", ".join(hints.names), **weights_told(weight_headers(folder / HINTS))}
     if (prompts := image_prompts_in(folder, {})) is not None:
         headers = [read_header(path) for path in prompts.files if path.suffix == ".safetensors"]
-        parts[IMAGE_PROMPT] = {"class": "IP-Adapter", **weights_told(headers)}
+        home = {} if prompts.file.is_relative_to(folder) else {"folder": str(prompts.file.parent)}
+        parts[IMAGE_PROMPT] = {"class": "IP-Adapter", **home, **weights_told(headers)}
     return {
         "path": str(folder),
         "layout": "diffusers folder",

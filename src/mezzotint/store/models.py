@@ -24,7 +24,7 @@ class ShippedModel:
 
     @property
     def bytes(self) -> int:
-        """Size of its weights."""
+        """Size of its weights, without what lies in folders beside its own."""
         beside = (path for part in BESIDE for path in (self.folder / part).rglob("*.safetensors"))
         weights = [*all_weight_files(self.folder), *beside]
         return sum(path.stat().st_size for path in weights)

@@ -22,7 +22,7 @@ class Cells(nn.Module):
         self.colour = nn.Conv2d(width, 1 + colours, 1)
 
     def loss(
-        self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor, coloured: int | None = None
+        self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor, *, coloured: int | None = None
     ) -> Tensor:
         """Mean cross-entropy of the cells, for the solids' classes [B 4] and their shares [B 4 h w] of every cell.
 

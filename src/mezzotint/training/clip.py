@@ -30,9 +30,6 @@ CONTRAST = 0.2
 """Weight of the contrast where scenes are known, against that of reading them out of their captions."""
 PATCHES = 2.0
 """Weight of naming what stands in every patch of a picture."""
-GREY = 0.5
-"""Share of pictures of a still life that are seen without their colours, and asked for shapes alone. Where some colours
-never come with some shapes, colours tell shapes, and an image tower that learned to ask them is wrong of all others."""
 LUMA = (0.299, 0.587, 0.114)
 """How bright red, green and blue are (ITU-R BT.601)."""
 ABSENT, UNSAID = 0, 1
@@ -112,9 +109,11 @@ class CLIPTask:
         *,
         text_rows: int = 4,
         fixed_text: bool = False,
+        grey: float = 0.0,
     ) -> None:
+        """`grey`: the share of a still life's pictures that are seen without colours, and asked for shapes alone."""
         self.network = _Trained(clip).to(clip.logit_scale.device)
-        self._tokenizer, self._pictures, self._fixed_text = tokenizer, pictures, fixed_text
+        self._tokenizer, self._pictures, self._fixed_text, self._grey = tokenizer, pictures, fixed_text, grey
         self._rows = text_rows if isinstance(pictures, StillLife) and not fixed_text else 1
         if fixed_text:
             clip.text_model.requires_grad_(False)
@@ -133,8 +132,8 @@ class CLIPTask:
             pixels = self._pictures.pixels(paired).to(device)
         coloured = len(paired)
         if isinstance(self._pictures, StillLife):
-            coloured -= int(GREY * coloured)
-            pixels[coloured:] = grey(pixels[coloured:])
+            coloured -= min(round(self._grey * coloured), coloured - 1)
+            pixels[coloured:] = without_colours(pixels[coloured:])
         vision = network.clip.vision_model(normalise(pixels), hidden_states=True)
         if not isinstance(self._pictures, StillLife):
             ids = self._ids(self._pictures.captions(index, seed)).to(device)
@@ -176,7 +175,7 @@ class CLIPTask:
         side = math.isqrt(tokens.shape[1])
         assert isinstance(self._pictures, StillLife)
         truth = (part.to(tokens.device) for part in self._pictures.cells(index, side))
-        return self.network.patches.loss(tokens.transpose(1, 2).unflatten(2, (side, side)), *truth, coloured)
+        return self.network.patches.loss(tokens.transpose(1, 2).unflatten(2, (side, side)), *truth, coloured=coloured)
 
     def _ids(self, captions: Sequence[str]) -> Tensor:
         return torch.tensor(self._tokenizer.encode(captions))
@@ -202,10 +201,9 @@ class CLIPTask:
         return loss, (pictures.argmax(dim=1) == truth).float().mean()
 
 
-def grey(pixels: Tensor) -> Tensor:
-    """Pixels [B 3 H W] in [-1, 1] without their colours."""
-    luma = torch.einsum("bchw,c->bhw", pixels, pixels.new_tensor(LUMA))
-    return luma[:, None].expand_as(pixels)
+def without_colours(pixels: Tensor) -> Tensor:
+    """Pixels [B 3 H W] in [-1, 1] in greys."""
+    return (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True).expand_as(pixels)
 
 
 def alike(index: Tensor, ids: Tensor) -> Tensor:

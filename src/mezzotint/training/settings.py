@@ -44,7 +44,16 @@ class CLIPRecipe:
     """Width of the shared space."""
     text_rows: int = 4
     """Captions for every picture where captions are free."""
+    grey: float = 0.0
+    """Share of a still life's pictures that are seen without their colours, and asked for shapes alone. Where some
+    colours never come with some shapes, colours tell shapes, and a tower that learned to go by them is wrong of all
+    others."""
     fit: FitConfig
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a share that cannot be."""
+        if not 0 <= self.grey < 1:
+            raise UserError(f"clip.grey is {self.grey}; it must be at least 0 and below 1.")
 
     def text(self, vocab_size: int, bos: int, eos: int, pad: int) -> CLIPTextConfig:
         """The text tower, for a tokenizer's special tokens."""
@@ -220,7 +229,7 @@ class ImagePromptRecipe:
     tokens: int = 32
     """Of a picture, for the U-Net."""
     width: int = 192
-    layers: int = 2
+    layers: int = 4
     heads: int = 3
     """Of the resampler, 64 channels each."""
     caption_dropout: float = 0.5
@@ -229,7 +238,7 @@ class ImagePromptRecipe:
     """Share of pictures that are not shown."""
     focus: float = 0.85
     """As in the U-Net's recipe."""
-    words: FitConfig = field(default_factory=lambda: FitConfig(images=200_000, batch=128, warmup=5000, fall=0.8))
+    words: FitConfig = field(default_factory=lambda: FitConfig(images=200_000, batch=64, warmup=5000, fall=0.8))
     """Saying first what the caption says."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(images=100_000, batch=64, ema=4000, fall=1.0))
 

@@ -116,7 +116,9 @@ def train_clip(run: Run) -> None:
     if text is None:
         text = CLIPTextModel(recipe.text(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id))
     clip = CLIPModel(text, CLIPVisionModel(recipe.vision(run.recipe.size)), recipe.projection).to(run.device)
-    task = CLIPTask(clip, tokenizer, pictures, text_rows=recipe.text_rows, fixed_text=run.parts is not None)
+    task = CLIPTask(
+        clip, tokenizer, pictures, text_rows=recipe.text_rows, fixed_text=run.parts is not None, grey=recipe.grey
+    )
     network = fit(task, recipe.fit, folder, resume=run.resume, report=run.reporter("clip"))
     if not workers.leads():
         return

@@ -147,6 +147,7 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("unet.caption_dropout=1.5", "from 0 to 1"),
         ("unet.middle=0.0", "middle and breadth above 0"),
         ("unet.breadth=-1", "middle and breadth above 0"),
+        ("clip.grey=1.0", "below 1"),
         ("unet.segment=-1", "at least 0"),
         ("unet.fit.betas=(0.9,)", "two numbers"),
         ("unet.fit.weight_decay=-1.0", "weight_decay"),

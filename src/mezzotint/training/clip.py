@@ -113,8 +113,10 @@ class CLIPTask:
     ) -> None:
         """`grey`: the share of a still life's pictures that are seen without colours, and asked for shapes alone."""
         self.network = _Trained(clip).to(clip.logit_scale.device)
-        self._tokenizer, self._pictures, self._fixed_text, self._grey = tokenizer, pictures, fixed_text, grey
-        self._rows = text_rows if isinstance(pictures, StillLife) and not fixed_text else 1
+        self._tokenizer, self._pictures, self._fixed_text = tokenizer, pictures, fixed_text
+        known = isinstance(pictures, StillLife)
+        self._rows = text_rows if known and not fixed_text else 1
+        self._grey = grey if known else 0.0
         if fixed_text:
             clip.text_model.requires_grad_(False)
             self.network.read_text.requires_grad_(False)
@@ -130,10 +132,8 @@ class CLIPTask:
         seed = int(torch.randint(2**31, (1,), generator=generator))
         with workers.agreed():  # Before the processes meet for the contrast: one may find a picture broken.
             pixels = self._pictures.pixels(paired).to(device)
-        coloured = len(paired)
-        if isinstance(self._pictures, StillLife):
-            coloured -= min(round(self._grey * coloured), coloured - 1)
-            pixels[coloured:] = without_colours(pixels[coloured:])
+        coloured = max(1, len(paired) - round(self._grey * len(paired)))
+        pixels[coloured:] = without_colours(pixels[coloured:])
         vision = network.clip.vision_model(normalise(pixels), hidden_states=True)
         if not isinstance(self._pictures, StillLife):
             ids = self._ids(self._pictures.captions(index, seed)).to(device)

@@ -119,7 +119,7 @@ def test_a_file_that_has_changed(here: Path, capsys: pytest.CaptureFixture[str],
     capsys.readouterr()
     assert main(["reproduce", "out.png"]) == 1
     said = capsys.readouterr().out
-    assert said.endswith(f"; the model's files are not those it was drawn with ({here / name})\n")
+    assert said.endswith(f"; {here / name} is not what it was drawn with\n")
     assert told(capsys, "reproduce", "out.png", code=1)["changed_files"] == [str(here / name)]
 
 

@@ -257,7 +257,7 @@ def test_another_tokenizer_or_schedule_is_another_model(here: Path, tiny_folder:
     scheduler = here / "mine" / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"beta_end": 0.02}))
     assert main(["reproduce", "out.png"]) == 1
-    assert "the model's files are not those it was drawn with" in capsys.readouterr().out
+    assert "the model's files are not what it was drawn with" in capsys.readouterr().out
 
 
 def test_a_picture_without_any_reason_to_differ(here: Path, capsys: pytest.CaptureFixture[str]):

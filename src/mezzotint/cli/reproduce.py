@@ -201,9 +201,8 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, A
 
 def reasons(model: str, files: Sequence[str], changed: dict[str, tuple[Any, Any]]) -> str:
     """Why the pictures may differ, in words."""
-    extras = [file for file in files if file != model]
-    named = f" ({', '.join(extras)})" if extras else ""
-    found = [f"the model's files are not those it was drawn with{named}"] if files else []
+    named = ["the model's files are" if file == model else f"{file} is" for file in files]
+    found = [f"{what} not what it was drawn with" for what in named]
     found += [f"{name} was {then} and is {now}" for name, (then, now) in changed.items()]
     if not found:
         return "the model's files, versions, device and dtype are those it was drawn with"

@@ -77,21 +77,28 @@ class Lora:
 class ImagePrompt:
     """A picture to draw after, and how much it counts; 0 is nothing and 1 as much as the words."""
 
+    MOST_WEIGHT: ClassVar[int] = 10
+
     name: str
     """Its file, or its name in memory."""
     weight: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> ImagePrompt:
-        """What FILE or FILE:WEIGHT tells of. Raises UserError where no file is named, and for a weight without end."""
+        """What FILE or FILE:WEIGHT tells of.
+
+        Raises UserError where no file is named, and for a weight below 0 or above MOST_WEIGHT.
+        """
         name, numbers = _without_numbers(text, most=1)
         if text.startswith(IN_MEMORY):  # The name holds the picture, and its weight; one number is what it is called.
             name, numbers = text, numbers if text.count(":") > 1 else []
         if name.strip() == "":
             raise UserError(f"The image prompt {text!r} names no file: give FILE or FILE:WEIGHT.")
         weight = numbers[0] if numbers else 1.0
-        if not math.isfinite(weight):
-            raise UserError(f"The weight of the image prompt {name} is {weight}; it must be a number such as 0.8.")
+        if not 0 <= weight <= cls.MOST_WEIGHT:
+            raise UserError(
+                f"The weight of the image prompt {name} is {weight}; it must be from 0 to {cls.MOST_WEIGHT}."
+            )
         return cls(name, weight)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Lists that tell nothing of places are mostly in the order in which a picture is read."""
+"""Lists that tell nothing of places are in the order in which a picture is read."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from mezzotint.world.captions import AS_READ, tell
+from mezzotint.world.captions import tell
 from mezzotint.world.scene import Scene, Solid
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_nine_lists_of_ten_go_from_left_to_right(count: int) -> None:
+def test_lists_go_from_left_to_right(count: int) -> None:
     kinds = (("cube", "red"), ("sphere", "blue"), ("cone", "green"))[:count]
     # So near each other from left to right that nobody says "left of", nor "from left to right".
     solids = tuple(Solid(shape, colour, x=0.3 * place, y=0.1 * place) for place, (shape, colour) in enumerate(kinds))
@@ -19,6 +19,4 @@ def test_nine_lists_of_ten_go_from_left_to_right(count: int) -> None:
     told = [tell(Scene(tuple(chooser.sample(solids, count))), chooser) for _ in range(600)]
     listed = [[solid.x for solid in one.solids] for one in told if one.order == "any"]
     assert len(listed) > 300
-    share = sum(row == sorted(row) for row in listed) / len(listed)
-    by_chance = 1 / (2 if count == 2 else 6)
-    assert abs(share - (AS_READ + (1 - AS_READ) * by_chance)) < 0.06
+    assert all(row == sorted(row) for row in listed)

@@ -52,10 +52,6 @@ from mezzotint.world.words import (
 UNEVEN = 0.15
 """How often one of several solids of different shapes is said with less than the others."""
 
-AS_READ = 0.9
-"""How often solids that are only listed are listed from left to right, as people read a picture. A list that told
-nothing of places would leave it to chance, at the highest noise, which of two solids becomes the cube."""
-
 
 @dataclass(frozen=True)
 class Told:
@@ -171,12 +167,12 @@ def _two(solids: list[Solid], style: Style) -> _Plan:
     if _alike(solids, style) and chooser.random() < 0.8:
         return _all_alike(solids, style)
     if _of_one_shape(solids, style) and chooser.random() < 0.3:
-        return _apart(_groups(_listed(solids, chooser), style), style)
+        return _apart(_groups(_listed(solids), style), style)
     if chooser.random() < 0.45:
         for relation, first, second in ((left_of, a, b), (left_of, b, a), (before, a, b), (before, b, a)):
             if relation(first, second):
                 return _related(a, b, relation, first is a, style)
-    a, b = _listed(solids, chooser)
+    a, b = _listed(solids)
     if chooser.random() < 0.4 and _close(a, b):
         return _beside(a, b, style), [a, b], "any"
     if chooser.random() < 0.04 and "" not in (style.said(a).colour, style.said(b).colour) and a.shape != b.shape:
@@ -188,11 +184,13 @@ def _two(solids: list[Solid], style: Style) -> _Plan:
     return f"{style.one(a)} {style.word(AND)} {style.one(b)}", [a, b], "any"
 
 
-def _listed(solids: Sequence[Solid], chooser: random.Random) -> list[Solid]:
-    """The solids in the order in which a caption lists them where it tells nothing of their places."""
-    if chooser.random() < AS_READ:
-        return sorted(solids, key=lambda solid: solid.x)
-    return chooser.sample(solids, len(solids))
+def _listed(solids: Sequence[Solid]) -> list[Solid]:
+    """The solids in the order in which a caption lists them where it tells nothing of their places.
+
+    That is from left to right, as people read a picture: if it were by chance, nothing would decide at the highest
+    noise which of two solids becomes the cube.
+    """
+    return sorted(solids, key=lambda solid: solid.x)
 
 
 def _close(a: Solid, b: Solid) -> bool:
@@ -269,7 +267,7 @@ def _many(solids: list[Solid], style: Style) -> _Plan:
     chooser = style.chooser
     if _alike(solids, style) and chooser.random() < 0.85:
         return _all_alike(solids, style)
-    groups = _groups(_listed(solids, chooser), style)
+    groups = _groups(_listed(solids), style)
     if _of_one_shape(solids, style) and chooser.random() < 0.3:
         return _apart(groups, style)
     if 1 < len(groups) < len(solids) and chooser.random() < 0.7:
@@ -277,7 +275,7 @@ def _many(solids: list[Solid], style: Style) -> _Plan:
     row = sorted(solids, key=lambda solid: solid.x)
     if _in_a_row(row) and chooser.random() < 0.8:
         return _row(row, style)
-    listed = _listed(solids, chooser)
+    listed = _listed(solids)
     return style.listed([style.one(solid) for solid in listed]), listed, "any"
 
 

@@ -124,8 +124,8 @@ def still_life_128() -> Recipe:
 
     Autoencoder 36.4 dB, text read right in 99.2% of solids before it was taught more words, obedience 0.97 overall:
     see docs/log.md. The shipped stages have seen as many images as are said here, not in one go: the autoencoder in
-    three, the text tower in two, and then 1 130 000 captions in more words without pictures; the decoder in two, and
-    between them 160 000 crops of 64 pixels. The U-Net's learning rate fell to zero at 240 000, 310 000, 730 000,
+    three, the text tower in two, then 1 130 000 captions in more words without pictures, and last 120 000 by what the
+    U-Net draws best; the decoder in two, and between them 160 000 crops of 64 pixels. The U-Net's learning rate fell to zero at 240 000, 310 000, 730 000,
     1 200 000, 1 410 000, 1 640 000, 1 870 000, 1 906 000, 1 986 000 and 2 116 000 images and rose to some 6e-4 again.
     Until 1 410 000 it had 64 channels at the finest resolution; from 1 640 000 on two scenes in five were tinted,
     from 1 870 000 none, the mean of both weights saw 80 000 images, one in five tinted, and the last 130 000, as many

@@ -75,11 +75,16 @@ def test_the_debug_recipe_from_nothing_to_a_picture(tmp_path: Path, capsys: pyte
     assert_refused(capsys, ["vae", "debug", "scenes=9", "--out", str(run), "--resume"], "other settings")
 
     # The model may be called and drawn with otherwise; how it was trained is what the run records.
-    train(capsys, "assemble", "debug", "name=mine", "defaults={'steps': 3}", "--out", str(run))
+    train(
+        capsys, "assemble", "debug", "name=mine", "defaults={'steps': 3}", "hinted={'guidance': 2.0}", "--out", str(run)
+    )
     facts = json.loads((run / "model" / "mezzotint.json").read_text())
-    assert (facts["name"], facts["defaults"], facts["recipe"]["name"]) == ("mine", {"steps": 3}, "debug")
+    assert (facts["name"], facts["recipe"]["name"]) == ("mine", "debug")
+    assert (facts["defaults"], facts["hinted"]) == ({"steps": 3}, {"guidance": 2.0})
     assert (run / "model" / "README.md").read_text().startswith("# mine\n")
-    assert_refused(capsys, ["assemble", "debug", "scenes=9", "--out", str(run)], "change name and defaults alone")
+    assert_refused(
+        capsys, ["assemble", "debug", "scenes=9", "--out", str(run)], "change name, defaults and hinted alone"
+    )
     train(capsys, "assemble", "debug", "--out", str(run))
     assert json.loads((run / "model" / "mezzotint.json").read_text())["name"] == "debug"
 

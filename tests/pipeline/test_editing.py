@@ -17,6 +17,7 @@ from mezzotint.pipeline import edit as edits
 from mezzotint.pipeline.edit import Edit
 from mezzotint.pipeline.start import Seen, Start
 from mezzotint.sampling.sizes import drawn
+from mezzotint.store.facts import Facts
 from mezzotint.store.pictures import Held
 from mezzotint.types import Request, UserError
 
@@ -77,6 +78,19 @@ def test_the_default_strength_is_the_modes(pipe: Pipeline, picture: Image.Image,
     steps = {"steps": 4, "seed": 1}
     assert len(list(pipe.steps(PROMPT, image=picture, **steps))) == 3
     assert len(list(pipe.steps(PROMPT, image=picture, mask=mask, **steps))) == 4
+
+
+@pytest.mark.parametrize("named", ["depth", "silhouette", "mask"])
+def test_what_lies_beside_the_latent_is_best_drawn_with_otherwise(
+    pipe: Pipeline, picture: Image.Image, mask: Image.Image, named: str
+) -> None:
+    parts = {"defaults": {"steps": 5, "guidance": 4.0}, "hinted": {"guidance": 2.0}}
+    other = Pipeline(conditioner=pipe.conditioner, denoiser=pipe.denoiser, codec=pipe.codec, **parts)
+    given: dict[str, Any] = {named: mask} | ({"image": picture} if named == "mask" else {})
+    assert other.request(PROMPT).guidance == other.request(PROMPT, image=picture).guidance == 4.0
+    assert (other.request(PROMPT, **given).guidance, other.request(PROMPT, **given).steps) == (2.0, 5)
+    assert other.request(PROMPT, guidance=7.0, **given).guidance == 7.0
+    assert Facts(**parts).request(prompt=PROMPT, hint=(f"{named}:map.png",)).guidance == 2.0
 
 
 def test_outside_the_mask_every_bit_stays(pipe: Pipeline, picture: Image.Image, mask: Image.Image) -> None:

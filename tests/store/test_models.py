@@ -65,6 +65,8 @@ def test_a_request_takes_what_is_given_then_what_the_model_says(tiny_folder: Pat
 def test_a_model_may_not_settle_everything(name: str):
     with pytest.raises(UserError, match=name):
         Facts(defaults={name: 1})
+    with pytest.raises(UserError, match=name):
+        Facts(hinted={name: 1})
 
 
 def test_nothing_half_written_takes_the_name(tmp_path: Path):

@@ -17,7 +17,7 @@ class Options:
     """How to list them."""
 
     json: bool = False
-    """Print a JSON list: name, about, sizes, defaults, bytes, folder."""
+    """Print a JSON list: name, about, sizes, defaults, hinted, bytes, folder."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -31,6 +31,7 @@ def run(argv: Sequence[str]) -> int:
                 "about": model.facts.about,
                 "sizes": [list(size) for size in model.facts.sizes],
                 "defaults": model.facts.defaults,
+                "hinted": model.facts.hinted,
                 "bytes": model.bytes,
                 "folder": str(model.folder),
             }

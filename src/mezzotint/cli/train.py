@@ -143,8 +143,12 @@ def recipe_for(options: Options) -> Recipe:
     folder = options.folder
     before = recipe_of(folder, options.recipe, recipe_named(options.recipe), resume=options.resume)
     recipe = changed(before, options.settings, stage="" if options.stage == "all" else options.stage)
-    if options.stage == "assemble" and replace(recipe, name=before.name, defaults=before.defaults) != before:
-        raise UserError(f"The stages in {folder} were trained with other settings: change name and defaults alone.")
+    if options.stage == "assemble" and (
+        replace(recipe, name=before.name, defaults=before.defaults, hinted=before.hinted) != before
+    ):
+        raise UserError(
+            f"The stages in {folder} were trained with other settings: change name, defaults and hinted alone."
+        )
     return recipe
 
 

@@ -68,6 +68,7 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         sizes: Sequence[tuple[int, int]] = (),
         defaults: Mapping[str, Any] = MappingProxyType({}),
+        hinted: Mapping[str, Any] = MappingProxyType({}),
         classifier: StoredClassifier | None = None,
         hints: StoredHints | None = None,
         image_prompts: StoredImagePrompts | None = None,
@@ -77,9 +78,10 @@ class Pipeline:
 
         `name` is what requests call the model; `size`, width and height in pixels, is that of a picture whose request
         does not say, by default what the U-Net's config says it was trained at, and `sizes` are all that it was trained
-        at; `defaults` are the request's fields that this model is best drawn with; `classifier` is what a request's
-        `classify` asks, `hints` what is read of pictures that lie beside the latent, and `image_prompts` what reads
-        pictures as prompts; `max_rows` bounds the batches of the U-Net, where a picture under guidance takes two rows.
+        at; `defaults` are the request's fields that this model is best drawn with, and `hinted` those in whose place
+        others are where something lies beside the latent; `classifier` is what a request's `classify` asks, `hints`
+        what is read of pictures that lie beside the latent, and `image_prompts` what reads pictures as prompts;
+        `max_rows` bounds the batches of the U-Net, where a picture under guidance takes two rows.
         """
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -87,7 +89,7 @@ class Pipeline:
         self.name = name
         self.size = self._trained_size() if size is None else size
         self.sizes = tuple(sizes) or (self.size,)
-        self.defaults = defaults
+        self.defaults, self.hinted = defaults, hinted
         self.classifier = classifier
         self.hints = hints
         self.image_prompts = self._own_image_prompts = image_prompts
@@ -115,6 +117,7 @@ class Pipeline:
             size=facts.sizes[0] if facts.sizes else None,
             sizes=facts.sizes,
             defaults=facts.defaults,
+            hinted=facts.hinted,
             classifier=parts.classifier,
             hints=parts.hints,
             image_prompts=parts.image_prompts,
@@ -175,7 +178,7 @@ class Pipeline:
 
         Raises UserError for a value that no request can have.
         """
-        return self.named(Request(**preferred(self.defaults, held(given)), prompt=prompt))
+        return self.named(Request(**preferred(self.defaults, self.hinted, held(given)), prompt=prompt))
 
     def check(self, request: Request) -> None:
         """Raise UserError for a request that this model cannot draw, as `draw` would."""

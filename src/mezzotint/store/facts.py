@@ -21,6 +21,8 @@ Made = TypeVar("Made")
 FILE_NAME = "mezzotint.json"
 SETTLED = ("prompt", "seed", "model", "vae", "loras", "embeddings")
 """The fields of a request that no model may give a default for."""
+LAID = ("mask", "extend", "depth", "silhouette", "hint")
+"""The fields of a request by which something lies beside the latent."""
 
 
 def _nothing() -> dict[str, Any]:
@@ -45,13 +47,15 @@ class Facts:
     """What made it: the recipe's name and its resolved configuration."""
     defaults: dict[str, Any] = field(default_factory=_nothing)
     """Fields of a request that this model is best drawn with: steps, guidance, sampler, ..."""
+    hinted: dict[str, Any] = field(default_factory=_nothing)
+    """Those in whose place others are best where something lies beside the latent: a mask, a depth map, ..."""
     sha256: dict[str, str] = field(default_factory=_no_sums)
     """Sums of the weight files by their path in the folder, so that damage is noticed."""
 
     def __post_init__(self) -> None:
         """Raise UserError for a default that no request has, or that it may not have."""
         known = sorted({entry.name for entry in fields(Request)} - set(SETTLED))
-        for name in self.defaults:
+        for name in (*self.defaults, *self.hinted):
             if name not in known:
                 raise UserError(f"The model has a default for {name!r}; it can have one for {', '.join(known)}.")
         for size in self.sizes:
@@ -63,17 +67,19 @@ class Facts:
 
         Raises UserError for a value that no request can have.
         """
-        return Request(**preferred(self.defaults, given))
+        return Request(**preferred(self.defaults, self.hinted, given))
 
 
-def preferred(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def preferred(defaults: Mapping[str, Any], hinted: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A request's fields: those that are given, over those that a model is best drawn with.
 
-    Its schedule, its eta and its guides are for its sampler: with another one that is asked for, steps lie where the
-    model was trained, fresh noise is that sampler's own and guidance is plain.
+    The latter are `defaults`, and over them `hinted` where a field of LAID is given. Its schedule, its eta and its
+    guides are for its sampler: with another one that is asked for, steps lie where the model was trained, fresh noise
+    is that sampler's own and guidance is plain.
     """
-    other = "sampler" in given and given["sampler"] != defaults.get("sampler")
-    own = {name: value for name, value in defaults.items() if not (other and name in ("schedule", "eta", "guide"))}
+    best = {**defaults, **hinted} if any(given.get(name) for name in LAID) else defaults
+    other = "sampler" in given and given["sampler"] != best.get("sampler")
+    own = {name: value for name, value in best.items() if not (other and name in ("schedule", "eta", "guide"))}
     return {**own, **given}
 
 

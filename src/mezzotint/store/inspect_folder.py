@@ -144,6 +144,7 @@ def _training(folder: Path, classes: Mapping[str, str]) -> dict[str, Any]:
     told["scaling_factor"] = autoencoder.get("scaling_factor")
     if (folder / FILE_NAME).is_file():
         told |= {"name": facts.name, "sizes": [list(size) for size in facts.sizes], "defaults": facts.defaults}
+        told |= {"hinted": facts.hinted} if facts.hinted else {}
     return told
 
 

@@ -39,6 +39,7 @@ def assemble(run: Run) -> Path:
         sizes=((run.recipe.size, run.recipe.size),),
         recipe=told_to_others(read_json(run.folder / "recipe.json")),
         defaults=run.recipe.defaults,
+        hinted=run.recipe.hinted,
     )
     parts = Parts(
         tokenizer=conditioner.tokenizer,
@@ -65,6 +66,8 @@ def _with_added(run: Run, parts: Parts) -> Path:
     recipe = read_json(run.folder / "recipe.json")
     told = {name: recipe[name] for name in ADDED if run.has(name)}
     facts = replace(parts.facts, recipe={**parts.facts.recipe, **told})
+    if run.has("hints"):
+        facts = replace(facts, hinted=run.recipe.hinted)
     card, target = run.start / "README.md", run.folder / "model"
     save_folder(
         replace(

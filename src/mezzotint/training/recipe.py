@@ -63,6 +63,8 @@ class Recipe:
         default_factory=lambda: {"steps": 20, "guidance": 4.0, "sampler": "dpmpp-2m", "schedule": "karras"}
     )
     """How the model is best drawn with."""
+    hinted: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What is best in place of those where something lies beside the latent."""
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that do not fit each other."""
@@ -76,6 +78,7 @@ class Recipe:
         width = self.unet.network.cross_attention_dim if self.tower is None else self.tower.width
         check_fit(self.unet.network, self.vae.network.latent_channels, width, self.encoder)
         _check_defaults(self.defaults, self.unet.schedule)
+        _check_defaults({**self.defaults, **self.hinted}, self.unet.schedule)
 
     @property
     def tower(self) -> CLIPRecipe | BERTRecipe | None:

@@ -75,9 +75,9 @@ class Lora:
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """A picture to draw after, and how much it counts; 0 is nothing and 1 as much as the words."""
+    """A picture to draw after, and how much it counts: 0 is nothing, and 1 as much as it was learned with."""
 
-    MOST_WEIGHT: ClassVar[int] = 10
+    MOST_WEIGHT: ClassVar[int] = 100
 
     name: str
     """Its file, or its name in memory."""

@@ -80,7 +80,7 @@ def test_the_debug_recipe_from_nothing_to_a_picture(tmp_path: Path, capsys: pyte
     )
     facts = json.loads((run / "model" / "mezzotint.json").read_text())
     assert (facts["name"], facts["recipe"]["name"]) == ("mine", "debug")
-    assert (facts["defaults"], facts["hinted"]) == ({"steps": 3}, {"guidance": 2.0})
+    assert (facts["defaults"], facts["hinted"]) == ({"steps": 3}, {})  # It has no hints.
     assert (run / "model" / "README.md").read_text().startswith("# mine\n")
     assert_refused(
         capsys, ["assemble", "debug", "scenes=9", "--out", str(run)], "change name, defaults and hinted alone"

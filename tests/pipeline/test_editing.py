@@ -91,6 +91,10 @@ def test_what_lies_beside_the_latent_is_best_drawn_with_otherwise(
     assert (other.request(PROMPT, **given).guidance, other.request(PROMPT, **given).steps) == (2.0, 5)
     assert other.request(PROMPT, guidance=7.0, **given).guidance == 7.0
     assert Facts(**parts).request(prompt=PROMPT, hint=(f"{named}:map.png",)).guidance == 2.0
+    # What goes with the sampler in whose place another is does not go with that one.
+    walk = {"defaults": {"sampler": "dpmpp-2m-sde", "schedule": "karras"}, "hinted": {"sampler": "ddim"}}
+    request = Facts(**walk).request(prompt=PROMPT, silhouette="map.png")
+    assert (request.sampler, request.schedule) == ("ddim", "")
 
 
 def test_outside_the_mask_every_bit_stays(pipe: Pipeline, picture: Image.Image, mask: Image.Image) -> None:

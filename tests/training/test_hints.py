@@ -18,6 +18,7 @@ import mezzotint
 from mezzotint.cli import main
 from mezzotint.conditioning.hints import INPAINT, Truth, channels, hints
 from mezzotint.denoise.adapter import COLUMNS
+from mezzotint.store.facts import read_facts
 from mezzotint.store.hints import load_hints
 from mezzotint.store.png import read_provenance
 from mezzotint.training.data import StillLife
@@ -137,7 +138,7 @@ def model(debug_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = shutil.copytree(debug_run, tmp_path_factory.mktemp("runs") / "x")
     settings = ["--out", str(run), "--processes", "1"]
     assert main(["train", "hints", "debug", "images=64", "lr=1e-2", *settings]) == 0
-    assert main(["train", "assemble", "debug", *settings]) == 0
+    assert main(["train", "assemble", "debug", "hinted={'guidance': 3.0}", *settings]) == 0
     return run / "model"
 
 
@@ -330,8 +331,10 @@ def test_a_model_begun_from_goes_on_from_what_it_knows(
     assert all(torch.equal(part, own[name]) for name, part in zip(names[1:], told[1:], strict=True))
     assert not told[0].any()
     (tmp_path / "other").mkdir()
-    other = ["train", "hints", "debug", "--start", str(model), "--out", str(tmp_path / "other"), "--processes", "1"]
-    assert main([*other, "images=8", f"names={names}"]) == 0
+    other = ["debug", "--start", str(model), "--out", str(tmp_path / "other"), "--processes", "1"]
+    assert main(["train", "hints", *other, "images=8", f"names={names}"]) == 0
+    assert main(["train", "assemble", *other]) == 0
+    assert read_facts(tmp_path / "other" / "model").hinted == read_facts(model).hinted == {"guidance": 3.0}
 
 
 def test_a_unet_is_widened_and_its_hints_with_it(
@@ -363,6 +366,7 @@ def test_a_single_file_keeps_what_was_learned(
     assert main(["convert", str(file), str(tmp_path / "back"), "--to", "diffusers"]) == 0
     expected = pipe(PROMPT, seed=1, silhouette=shape).tobytes()
     for path in (file, tmp_path / "back"):
+        assert read_facts(path).hinted == {"guidance": 3.0}
         assert mezzotint.load(path)(PROMPT, seed=1, silhouette=shape).tobytes() == expected
 
 

@@ -200,7 +200,7 @@ def test_how_a_picture_and_its_weight_are_written(text: str, name: str, weight: 
 
 
 def test_what_is_no_image_prompt(pipe: mezzotint.Pipeline, pictures: list[Image.Image]) -> None:
-    for text in (":0.5", "a.png:inf", "a.png:-1", "a.png:11"):
+    for text in (":0.5", "a.png:inf", "a.png:-1", "a.png:101"):
         with pytest.raises(UserError, match="image prompt"):
             Request(image_prompt=(text,))
     with pytest.raises(UserError, match="a picture and its weight"):

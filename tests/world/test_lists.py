@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -20,3 +21,15 @@ def test_lists_go_from_left_to_right(count: int) -> None:
     listed = [[solid.x for solid in one.solids] for one in told if one.order == "any"]
     assert len(listed) > 300
     assert all(row == sorted(row) for row in listed)
+
+
+def test_groups_that_stand_apart_are_told_from_either_side() -> None:
+    solids = (Solid("sphere", "blue", x=-1.2), Solid("cube", "red", x=0.3), Solid("cube", "red", x=1.2))
+    chooser = random.Random(0)
+    told = [tell(Scene(tuple(chooser.sample(solids, 3))), chooser) for _ in range(600)]
+    grouped = [
+        one for one in told if one.order == "across" and re.search("two (red )?(cube|box|block|cuboid)", one.text)
+    ]
+    sides = {side: [one for one in grouped if f" {side} of" in one.text] for side in ("left", "right")}
+    assert all(len(row) > 20 for row in sides.values())
+    assert all(one.solids[0].shape in ("sphere", "") for one in grouped)

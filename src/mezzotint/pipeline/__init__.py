@@ -78,8 +78,8 @@ class Pipeline:
 
         `name` is what requests call the model; `size`, width and height in pixels, is that of a picture whose request
         does not say, by default what the U-Net's config says it was trained at, and `sizes` are all that it was trained
-        at; `defaults` are the request's fields that this model is best drawn with, and `hinted` those in whose place
-        others are where something lies beside the latent; `classifier` is what a request's `classify` asks, `hints`
+        at; `defaults` are the request's fields that this model is best drawn with, and `hinted` what takes their
+        place where something lies beside the latent; `classifier` is what a request's `classify` asks, `hints`
         what is read of pictures that lie beside the latent, and `image_prompts` what reads pictures as prompts;
         `max_rows` bounds the batches of the U-Net, where a picture under guidance takes two rows.
         """

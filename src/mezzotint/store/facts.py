@@ -48,13 +48,13 @@ class Facts:
     defaults: dict[str, Any] = field(default_factory=_nothing)
     """Fields of a request that this model is best drawn with: steps, guidance, sampler, ..."""
     hinted: dict[str, Any] = field(default_factory=_nothing)
-    """Those in whose place others are best where something lies beside the latent: a mask, a depth map, ..."""
+    """What takes their place where something lies beside the latent: a mask, a depth map, a silhouette, ..."""
     sha256: dict[str, str] = field(default_factory=_no_sums)
     """Sums of the weight files by their path in the folder, so that damage is noticed."""
 
     def __post_init__(self) -> None:
         """Raise UserError for a default that no request has, or that it may not have."""
-        known = sorted({entry.name for entry in fields(Request)} - set(SETTLED))
+        known = sorted({entry.name for entry in fields(Request)} - {*SETTLED, *LAID})
         for name in (*self.defaults, *self.hinted):
             if name not in known:
                 raise UserError(f"The model has a default for {name!r}; it can have one for {', '.join(known)}.")
@@ -77,10 +77,13 @@ def preferred(defaults: Mapping[str, Any], hinted: Mapping[str, Any], given: Map
     guides are for its sampler: with another one that is asked for, steps lie where the model was trained, fresh noise
     is that sampler's own and guidance is plain.
     """
-    best = {**defaults, **hinted} if any(given.get(name) for name in LAID) else defaults
-    other = "sampler" in given and given["sampler"] != best.get("sampler")
-    own = {name: value for name, value in best.items() if not (other and name in ("schedule", "eta", "guide"))}
-    return {**own, **given}
+    best = _over(defaults, hinted) if any(given.get(name) for name in LAID) else defaults
+    return _over(best, given)
+
+
+def _over(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    other = "sampler" in given and given["sampler"] != own.get("sampler")
+    return {**{name: own[name] for name in own if not (other and name in ("schedule", "eta", "guide"))}, **given}
 
 
 def read_facts(model: Path) -> Facts:

@@ -39,7 +39,7 @@ def assemble(run: Run) -> Path:
         sizes=((run.recipe.size, run.recipe.size),),
         recipe=told_to_others(read_json(run.folder / "recipe.json")),
         defaults=run.recipe.defaults,
-        hinted=run.recipe.hinted,
+        hinted=run.recipe.hinted if run.has("hints") else {},
     )
     parts = Parts(
         tokenizer=conditioner.tokenizer,
@@ -67,7 +67,7 @@ def _with_added(run: Run, parts: Parts) -> Path:
     told = {name: recipe[name] for name in ADDED if run.has(name)}
     facts = replace(parts.facts, recipe={**parts.facts.recipe, **told})
     if run.has("hints"):
-        facts = replace(facts, hinted=run.recipe.hinted)
+        facts = replace(facts, hinted={**facts.hinted, **run.recipe.hinted})
     card, target = run.start / "README.md", run.folder / "model"
     save_folder(
         replace(

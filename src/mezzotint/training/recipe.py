@@ -64,7 +64,7 @@ class Recipe:
     )
     """How the model is best drawn with."""
     hinted: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What is best in place of those where something lies beside the latent."""
+    """What takes their place in a model with hints, where something lies beside the latent."""
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that do not fit each other."""

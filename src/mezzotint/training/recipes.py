@@ -131,8 +131,8 @@ def still_life_128() -> Recipe:
     scenes in five were tinted, from 1 870 000 none, the mean of both weights saw 80 000 images, one in five tinted, and
     the last 130 000, as many tinted, were noised to lower levels (focus 0.6, middle 0.8); the mean of both weights is
     shipped. The classifier was trained in four goes, its learning rate zero after 90 000 and 154 000. What reads
-    pictures as prompts is as its own mezzotint.json says: its image tower, another than that of these 360 000, saw 300
-    000 pictures by batches of 256 and 580 000 more by 64, half of those grey.
+    pictures as prompts is as its own mezzotint.json says: its image tower, another than that of these 360 000, saw
+    300 000 pictures by batches of 256 and 580 000 more by 64, half of those grey.
     """
     return Recipe(
         name="still-life-128",

@@ -272,11 +272,10 @@ def _many(solids: list[Solid], style: Style) -> _Plan:
         return _apart(groups, style)
     if 1 < len(groups) < len(solids) and chooser.random() < 0.7:
         return _grouped(groups, style)
-    row = sorted(solids, key=lambda solid: solid.x)
+    row = _listed(solids)
     if _in_a_row(row) and chooser.random() < 0.8:
         return _row(row, style)
-    listed = _listed(solids)
-    return style.listed([style.one(solid) for solid in listed]), listed, "any"
+    return style.listed([style.one(solid) for solid in row]), row, "any"
 
 
 def _groups(solids: Sequence[Solid], style: Style) -> list[list[Solid]]:
@@ -288,17 +287,20 @@ def _groups(solids: Sequence[Solid], style: Style) -> list[list[Solid]]:
 
 
 def _grouped(groups: list[list[Solid]], style: Style) -> _Plan:
-    """'two red cubes and a ball', with 'to the left of' where all of one group are."""
+    """'two red cubes and a ball', with 'to the left of' where all of one group are, and said from either side.
+
+    The groups come in the order of the first solid of each from the left.
+    """
     phrases = [style.several(group[0], len(group)) for group in groups]
     named = [solid for group in groups for solid in group]
-    if len(groups) == 2:
-        one, other = groups
-        if all(left_of(a, b) for a in one for b in other):
-            return f"{phrases[0]} {style.word(LEFT_OF, OFTEN)} {phrases[1]}", named, "across"
-        if all(left_of(b, a) for a in one for b in other):
-            return f"{phrases[0]} {style.word(RIGHT_OF, OFTEN)} {phrases[1]}", [*other, *one], "across"
-        return f"{phrases[0]} {style.word(AND)} {phrases[1]}", named, "any"
-    return style.listed(phrases), named, "any"
+    if len(groups) > 2:
+        return style.listed(phrases), named, "any"
+    one, other = phrases
+    if not all(left_of(a, b) for a in groups[0] for b in groups[1]):
+        return f"{one} {style.word(AND)} {other}", named, "any"
+    if style.chooser.random() < 0.5:
+        return f"{one} {style.word(LEFT_OF, OFTEN)} {other}", named, "across"
+    return f"{other} {style.word(RIGHT_OF, OFTEN)} {one}", named, "across"
 
 
 def _of_one_shape(solids: Sequence[Solid], style: Style) -> bool:

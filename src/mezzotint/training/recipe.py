@@ -26,7 +26,7 @@ from mezzotint.training.settings import (
     UNetRecipe,
     VAERecipe,
 )
-from mezzotint.types import UserError
+from mezzotint.types import Request, UserError
 from mezzotint.vae.config import AutoencoderConfig
 
 MOST_WORDS = 1_000_000
@@ -77,8 +77,9 @@ class Recipe:
         # The width of an encoder from elsewhere is known when it is loaded.
         width = self.unet.network.cross_attention_dim if self.tower is None else self.tower.width
         check_fit(self.unet.network, self.vae.network.latent_channels, width, self.encoder)
-        _check_defaults(self.defaults, self.unet.schedule)
-        _check_defaults({**self.defaults, **self.hinted}, self.unet.schedule)
+        facts = Facts(defaults=self.defaults, hinted=self.hinted)
+        for request in (facts.request(), facts.request(silhouette="shape.png")):
+            _check_drawing(request, self.unet.schedule)
 
     @property
     def tower(self) -> CLIPRecipe | BERTRecipe | None:
@@ -162,8 +163,7 @@ def _check_latents(vae: AutoencoderConfig) -> None:
         raise UserError("Training an autoencoder needs use_quant_conv and use_post_quant_conv: leave them true.")
 
 
-def _check_defaults(defaults: dict[str, Any], schedule: NoiseSchedule) -> None:
-    request = Facts(defaults=defaults).request()
+def _check_drawing(request: Request, schedule: NoiseSchedule) -> None:
     sampler_named(request.sampler)
     chosen(request.guide)
     spacing = Spacing.parse(request.schedule)

@@ -78,7 +78,7 @@ class ImagePrompt:
     """A picture to draw after, and how much it counts: 0 is nothing, and 1 as much as it was learned with."""
 
     MOST_WEIGHT: ClassVar[int] = 100
-
+    """Far beyond any that is of use, and no slip of the keyboard."""
     name: str
     """Its file, or its name in memory."""
     weight: float = 1.0

@@ -83,7 +83,8 @@ def preferred(defaults: Mapping[str, Any], hinted: Mapping[str, Any], given: Map
 
 def _over(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     other = "sampler" in given and given["sampler"] != own.get("sampler")
-    return {**{name: own[name] for name in own if not (other and name in ("schedule", "eta", "guide"))}, **given}
+    kept = {name: value for name, value in own.items() if not (other and name in ("schedule", "eta", "guide"))}
+    return {**kept, **given}
 
 
 def read_facts(model: Path) -> Facts:

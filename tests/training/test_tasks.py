@@ -43,8 +43,9 @@ from mezzotint.training.clip import (
 )
 from mezzotint.training.data import Folder, Pictures, StillLife
 from mezzotint.training.decoder import DecoderTask, Redraw, windows
-from mezzotint.training.unet import DenoiserTask, LatentCache, Segment, level_shares, trained
+from mezzotint.training.unet import OFF, DenoiserTask, LatentCache, Segment, level_shares, trained
 from mezzotint.training.vae import AutoencoderTask, psnr, random_crops, reconstruction_loss, row_errors, standardise
+from mezzotint.training.walks import Walks
 from mezzotint.types import Conditioning, UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec
@@ -134,6 +135,39 @@ def test_the_loss_is_the_squared_error_of_the_network_s_own_prediction(predictio
     loss, _ = task.loss(torch.arange(8), torch.Generator().manual_seed(0))
     # x0 is up to 3 and c_out down to 0.03, so float32 leaves 1e-5 of the quotient; sigma 4096 takes nothing away.
     assert loss.item() == pytest.approx(0.25, rel=1e-3)
+
+
+def test_what_is_held_learns_what_the_denoiser_says_already():
+    """Above sigma 1 the error of 0.5 is the truth; below it is an error still."""
+    task, _ = denoiser_task(Exact(Prediction.V, 0.5), held=1.0)
+    loss, figures = task.loss(torch.arange(8), torch.Generator().manual_seed(0))
+    assert figures["high_noise"].item() == pytest.approx(0, abs=1e-9)
+    assert 0 < loss.item() < 0.25
+    loss.backward()
+    with torch.no_grad():
+        task.network.get_parameter("denoiser.error").add_(0.25)  # What it said before is remembered.
+    _, figures = task.loss(torch.arange(8), torch.Generator().manual_seed(0))
+    assert figures["high_noise"].item() == pytest.approx(0.0625, rel=1e-3)
+
+
+def test_states_of_walks_take_the_place_of_pictures():
+    denoiser, reader, error = Exact(Prediction.V, 0.5), Reader(), 0.2
+    number, sigma = torch.tensor([9, 10, 11]), torch.tensor([0.5, 1.0, 2.0])
+    truth = (number / 4 + error)[:, None, None, None].expand(-1, 4, 2, 2)
+    walks = Walks(state=torch.zeros(3, 4, 2, 2), sigma=sigma, truth=truth, place=number)
+    task = DenoiserTask(denoiser, reader, Known(), Squares(), caption_dropout=0.0, walks=walks, walked=0.5)  # pyright: ignore
+    loss, figures = task.loss(torch.arange(8), torch.Generator().manual_seed(0))
+    assert all(prompt in {f"picture {i}" for i in number.tolist()} for prompt in reader.prompts[:4])
+    assert reader.prompts[4:] == [f"picture {i}" for i in range(4, 8)]
+    asked = denoiser.sigmas[0][:4]
+    assert torch.isin(asked, sigma).all()
+    # It is off the truth by 0.5 c_out - 0.2, which counts by c_out and by how far walks are off.
+    c_out = scalings(Prediction.V, asked).c_out
+    own = ((0.5 * c_out - error) ** 2 / (c_out**2 + OFF)).mean().item()
+    assert figures["walked"].item() == pytest.approx(own, rel=1e-4)
+    assert loss.item() == pytest.approx((own + 0.25) / 2, rel=1e-3)
+    alone, _ = task.loss(torch.arange(1), torch.Generator().manual_seed(0))  # One at least is a picture.
+    assert alone.item() == pytest.approx(0.25, rel=1e-3)
 
 
 def test_a_batch_sees_the_whole_schedule():

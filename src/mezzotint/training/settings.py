@@ -135,6 +135,14 @@ class UNetRecipe:
     """The sigma around which most noise levels are: shapes are decided there, and straight edges below it."""
     breadth: float = 1.0
     """How far from `middle` they are: the standard deviation of their logarithm."""
+    walked: float = 0.0
+    """Share of a still life's pictures in whose place the U-Net of a model begun from learns from its own walks
+    (`training.walks`)."""
+    walks: int = 8192
+    """How many scenes it walks back to for that, before it learns."""
+    held: float = 0.0
+    """Above this sigma the U-Net of a model begun from is held to what it says already: what is composed there is
+    forgotten otherwise; 0 holds it nowhere."""
     widths: tuple[int, ...] = ()
     """What the U-Net of a model begun from is widened to (`denoise.wider`), finest first; empty leaves it as it is."""
     fit: FitConfig
@@ -147,6 +155,11 @@ class UNetRecipe:
                 f"caption_dropout is {self.caption_dropout}, focus {self.focus}, segment {self.segment}, middle "
                 f"{self.middle} and breadth {self.breadth}; caption_dropout and focus must be from 0 to 1, segment at "
                 "least 0, middle and breadth above 0."
+            )
+        if not (0 <= self.walked < 1 and self.walks >= 1 and self.held >= 0):
+            raise UserError(
+                f"walked is {self.walked}, walks {self.walks} and held {self.held}; they must be at least 0 and below "
+                "1, at least 1, and at least 0."
             )
 
 

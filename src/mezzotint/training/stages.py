@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.conditioning.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
+from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet, init_for_training
 from mezzotint.denoise.wider import Widening
 from mezzotint.pipeline import Pipeline
-from mezzotint.store.facts import write_json
+from mezzotint.store.facts import Facts, write_json
 from mezzotint.store.part import save_part
 from mezzotint.store.png import write_plain
 from mezzotint.text.tokenizer import Tokenizer
@@ -33,6 +35,7 @@ from mezzotint.training.record import alone, begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
 from mezzotint.training.unet import DenoiserTask, told_by, trained
 from mezzotint.training.vae import AutoencoderTask, standardise
+from mezzotint.training.walks import Walker, Walks
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec, to_uint8
@@ -152,10 +155,10 @@ def train_unet(run: Run) -> None:
             unet = Widening(unet.config, recipe.widths).unet(unet, chance)
         unet.requires_grad_(True)
     denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
-    conditioner = first_bert(run, _corpus(pictures)) if with_text else run.conditioner()
+    conditioner = (first_bert(run, _corpus(pictures)) if with_text else run.conditioner()).to(run.device)
     task = DenoiserTask(
         denoiser,
-        conditioner.to(run.device),
+        conditioner,
         codec,
         pictures,
         caption_dropout=recipe.caption_dropout,
@@ -165,6 +168,9 @@ def train_unet(run: Run) -> None:
         breadth=recipe.breadth,
         learns_text=with_text,
         read=run.recipe.bert.read,
+        walks=_own_walks(run, denoiser, conditioner, codec, pictures),
+        walked=recipe.walked,
+        held=recipe.held,
         cache=run.stage("unet"),
     )
     prompts = sample_prompts(pictures)
@@ -198,6 +204,22 @@ def train_unet(run: Run) -> None:
     write_json(schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
     unet = trained(network).unet
     save_part(unet, unet.config.to_dict(), run.stage("unet"))  # Its config.json says that the stage is finished.
+
+
+def _own_walks(
+    run: Run, denoiser: Denoiser, conditioner: TextConditioner, codec: Codec, pictures: Pictures
+) -> Walks | None:
+    """What the U-Net made of scenes before it learned more, if it is to learn from that."""
+    recipe = run.recipe.unet
+    if recipe.walked == 0:
+        return None
+    assert isinstance(pictures, StillLife)
+    folder = run.stage("unet") / "walks"
+    if workers.leads() and not run.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    workers.wait()
+    request = Facts(defaults=run.recipe.defaults).request()
+    return Walker(denoiser, conditioner, codec, pictures, request).all(recipe.walks, folder, run.reporter("walks"))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Generator
@@ -25,6 +26,7 @@ from mezzotint.training.clip import ReadOut, truth_told
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts
+from mezzotint.training.walks import Walks
 from mezzotint.types import Conditioning
 from mezzotint.vae.codec import Codec
 from mezzotint.world.captions import Told
@@ -34,6 +36,9 @@ NOTHING = Told("", (), "any")
 """What a caption says that is not shown."""
 FOCUS_SIGMA = 2.0
 """Where shapes are decided: the middle of the levels that focus is on, for latents of variance 1."""
+OFF = 0.1
+"""How far, squared, the states of walks are from the truth beside their noise: an error there counts the less, as what
+can be known of the truth is."""
 
 
 def level_shares(sigmas: Tensor, focus: float, middle: float = FOCUS_SIGMA, breadth: float = 1.0) -> Tensor:
@@ -183,14 +188,18 @@ class DenoiserTask:
         read: float = 0.0,
         hints: Hints | None = None,
         prompts: PicturePrompts | None = None,
+        walks: Walks | None = None,
+        walked: float = 0.0,
+        held: float = 0.0,
         cache: Path | None = None,
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
         levels drawn around the sigma `middle`, `breadth` wide (`level_shares`); `learns_text`: whether the
         conditioner's text encoder is trained too; `read`: the weight of reading the scene back out of its tokens, if
-        so; `hints`: what lies beside the latents; `prompts`: what pictures are shown as prompts; `cache`: a folder for
-        latents.
+        so; `hints`: what lies beside the latents; `prompts`: what pictures are shown as prompts; `walks`: states that a
+        share `walked` of every batch are; `held`: above this sigma, unless it is 0, other pictures' truth is what the
+        denoiser says now; `cache`: a folder for latents.
         """
         known = isinstance(pictures, StillLife)
         self.network = _Trained(
@@ -204,6 +213,9 @@ class DenoiserTask:
         self._denoiser, self._conditioner, self._pictures = denoiser, conditioner, pictures
         self._dropout, self._segment, self._read = caption_dropout, segment, read
         self._hints, self._prompts = hints, prompts
+        self._walks, self._walked = walks, walked
+        self._held = held
+        self._before = copy.deepcopy(denoiser).requires_grad_(False) if held > 0 else None
         self._latents = LatentCache(pictures, codec, cache)
         self._sigmas = denoiser.schedule.sigmas.clone()
         self._shares = level_shares(self._sigmas, focus, middle, breadth)
@@ -214,6 +226,9 @@ class DenoiserTask:
     def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Task.loss`."""
         device = next(self._denoiser.parameters()).device
+        own, chosen = self._own(len(index), generator)
+        if self._walks is not None:
+            index = torch.cat([self._walks.place[chosen], index[own:]])
         seed = int(torch.randint(2**31, (1,), generator=generator))
         captions = self._pictures.captions(index, seed)
         dropped = (torch.rand(len(index), generator=generator) < self._dropout).tolist()
@@ -225,10 +240,10 @@ class DenoiserTask:
                 spatial, weight = beside.spatial.to(device), beside.weight.to(device)
                 captions = [beside.captions.get(row, caption) for row, caption in enumerate(captions)]
             with torch.autocast(device.type, enabled=False):  # What is learned from stays in 32 bits.
-                x0 = self._latents(index)
+                x0 = self._latents(index[own:])
         with torch.set_grad_enabled(self.network.text is not None and torch.is_grad_enabled()):
             tokens = self._conditioner(["" if d else c for c, d in zip(captions, dropped, strict=True)]).sequence
-        sigma, spread = spread_levels(self._sigmas, self._shares, len(index), generator)
+        sigma, spread = spread_levels(self._sigmas, self._shares, len(index) - own, generator)
         noise = torch.randn(x0.shape, generator=generator)
         x = x0 + sigma.to(x0)[:, None, None, None] * noise
         x0, x, sigma = x0.to(device), x.to(device), sigma.float().to(device)
@@ -236,14 +251,23 @@ class DenoiserTask:
         if self._prompts is not None:
             shown, weights = self._prompts(index, generator)
             told = replace(told, pictures=shown, weights=weights)
+        x0 = self._as_before(x0, x, sigma, told, own)
+        if self._walks is not None:
+            truth, state, level = (part[chosen].to(x0) for part in self._walks.learned)
+            x0, x, sigma = torch.cat([truth, x0]), torch.cat([state, x]), torch.cat([level, sigma])
         segment, read_out = self.network.segment, self.network.read
         with _outputs_of(self._denoiser.unet.up_blocks[segment.block] if segment else None) as features:
             estimate = self._denoiser(x, sigma, told)
         _, c_out, _ = scalings(self._denoiser.schedule.prediction_type, sigma)
-        error = (weight * ((estimate - x0) / c_out.to(x0)[:, None, None, None]).square()).flatten(1).mean(dim=1)
-        loss, figures = error.mean(), low_and_high(error, spread)
+        scale = c_out.to(x0).square()
+        scale[:own] += OFF
+        error = (weight * (estimate - x0).square() / scale[:, None, None, None]).flatten(1).mean(dim=1)
+        loss, figures = error.mean(), low_and_high(error[own:], spread)
+        if own > 0:
+            figures["walked"] = error[:own].mean().detach()
         if segment is not None and isinstance(self._pictures, StillLife):
-            named = segment.loss(features[0], *(part.to(device) for part in self._pictures.cells(index, x0.shape[-1])))
+            cells = self._pictures.cells(index[own:], x0.shape[-1])
+            named = segment.loss(features[0][own:], *(part.to(device) for part in cells))
             loss, figures = loss + self._segment * named, {**figures, "segment": named.detach()}
         if read_out is not None and isinstance(self._pictures, StillLife) and tokens is not None:
             said = [NOTHING if d else t for t, d in zip(self._pictures.told(index, seed), dropped, strict=True)]
@@ -251,6 +275,23 @@ class DenoiserTask:
             read, slots = read_back(read_out, tokens, truth)
             loss, figures = loss + self._read * read, {**figures, "text_slots": slots}
         return loss, figures
+
+    def _own(self, count: int, generator: torch.Generator) -> tuple[int, Tensor]:
+        """How many of a batch are states of walks, and which."""
+        if self._walks is None:
+            return 0, torch.zeros(0, dtype=torch.int64)
+        own = min(int(self._walked * count + 0.5), count - 1)
+        return own, torch.randint(len(self._walks), (own,), generator=generator)
+
+    @torch.no_grad()
+    def _as_before(self, x0: Tensor, x: Tensor, sigma: Tensor, told: Conditioning, own: int) -> Tensor:
+        """x0 [B z h w], and where it is held what the denoiser made of x [B z h w] before it learned; they are told
+        what follows the first `own` rows.
+        """
+        rows = (sigma > self._held).nonzero()[:, 0]
+        if self._before is None or len(rows) == 0:
+            return x0
+        return x0.index_copy(0, rows, self._before(x[rows], sigma[rows], told.at(own + rows)))
 
 
 @contextmanager

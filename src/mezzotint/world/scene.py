@@ -7,6 +7,7 @@ right, y away from the viewer, z up; the table is z = 0.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -134,6 +135,11 @@ class Scenes:
         return scenes
 
 
+def joined(parts: Sequence[Scenes]) -> Scenes:
+    """All their scenes, one after the other."""
+    return Scenes(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Scenes)})
+
+
 def gather(scenes: list[Scene]) -> Scenes:
     """Named scenes as tensors. Raises ValueError for a name that the world does not know or more than four solids."""
     size = (len(scenes), MAX_OBJECTS)
@@ -186,8 +192,7 @@ def random_scenes(count: int, seed: int, *, held_out: bool | None = False, tinte
             scenes = scenes.take(keep.nonzero()[:, 0])
         parts.append(scenes)
         found += len(scenes)
-    joined = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Scenes)}
-    scenes = Scenes(**joined).take(slice(count))
+    scenes = joined(parts).take(slice(count))
     return _tinted(scenes, tinted, seed) if tinted > 0 else scenes
 
 

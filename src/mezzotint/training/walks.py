@@ -1,0 +1,165 @@
+"""Where a U-Net's own walks lead, and where they should have led.
+
+A U-Net learns from scenes with noise on them. Drawing, it meets what it made itself, which is a little off any scene,
+and nobody ever told it to set that right ("exposure bias": Ning et al. 2023, arXiv:2301.11706). So known scenes are
+noised and walked down again, guided, as the model is drawn. The truth of every state on the way is the scene nearest to
+where the walk ends: the same solids, moved and turned until they look most like it (learning from one's own states:
+Ross et al. 2011, arXiv:1011.0686). That has straight edges where the walk bent them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mezzotint.conditioning.text import TextConditioner
+from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.noise.spacing import Spacing
+from mezzotint.sampling.samplers import sampler_named
+from mezzotint.store.beside import file_beside, make_folder
+from mezzotint.training import workers
+from mezzotint.training.data import StillLife
+from mezzotint.training.fit import Progress, computes_bf16
+from mezzotint.types import Request, UserError
+from mezzotint.vae.codec import Codec
+from mezzotint.world.captions import outright
+from mezzotint.world.nearest import nearest
+from mezzotint.world.render import render
+from mezzotint.world.scene import joined
+
+CHUNK = 64
+"""Scenes that walk side by side, from one sigma."""
+LEAST, MOST = 1.4, 5.0
+"""Between these sigmas, evenly in their logarithm, scenes are noised: from where edges are lost to where the solids are
+still about where they were."""
+LAST = 0.25
+"""The last sigma whose states are learned from; the estimate after it is where a walk ends."""
+HIGHEST = 2.5
+"""Above this sigma the U-Net's own states are as good as any."""
+SEEN = 64
+"""At most so many pixels a side are looked at to find the nearest scene."""
+ASTRAY = 0.13
+"""A walk whose end differs by more than this, squared, from the nearest scene shows something else."""
+Chunk = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Walks:
+    """States of walks, N of them, and their truth."""
+
+    state: Tensor
+    """x [N z h w] in half precision."""
+    sigma: Tensor
+    """[N]."""
+    truth: Tensor
+    """The latents [N z h w] that they should lead to, in half precision."""
+    place: Tensor
+    """The scenes [N] that they began at, by their places among the pictures: captions of these are the truth's too."""
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    @property
+    def learned(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a denoiser should say, of which state, at which sigma."""
+        return self.truth, self.state, self.sigma
+
+
+class Walker:
+    """Walks of a model that is drawn as `request` says, back to scenes of a still life."""
+
+    def __init__(
+        self, denoiser: Denoiser, conditioner: TextConditioner, codec: Codec, pictures: StillLife, request: Request
+    ) -> None:
+        """Raises UserError where the request cannot be drawn."""
+        self._denoiser, self._conditioner, self._codec, self._pictures = denoiser, conditioner, codec, pictures
+        self._sampler, self._request = sampler_named(request.sampler), request
+        self._sigmas = Spacing.parse(request.schedule).walk(denoiser.schedule, request.steps)
+        shards = [pictures.scenes(number) for number in range(len(pictures.shards(pictures.count)))]
+        named = torch.cat([scenes.tint.abs().amax(dim=(1, 2)) == 0 for scenes in shards])[: pictures.count]
+        self._places = named.nonzero()[:, 0]
+        """Scenes whose colours have names, so that words can tell all of them."""
+
+    def all(self, count: int, folder: Path, report: Callable[[Progress], None] = lambda _: None) -> Walks:
+        """Walks of `count` scenes at least, in chunks; each is a file in the folder, so what is there is not walked
+        again, and every process walks some.
+
+        Raises UserError where all of them go astray.
+        """
+        began = time.monotonic()
+        with workers.agreed():
+            make_folder(folder)
+            files = [folder / f"{number:04d}.safetensors" for number in range(math.ceil(count / CHUNK))]
+            for number in range(workers.rank(), len(files), workers.count()):
+                if not files[number].exists():
+                    chunk = self.chunk(torch.Generator().manual_seed(number))
+                    with file_beside(files[number]) as part:
+                        save_file({name: value.contiguous() for name, value in chunk.items()}, part)
+                if workers.leads():
+                    done = CHUNK * min(number + workers.count(), len(files))
+                    report(Progress(done, CHUNK * len(files), time.monotonic() - began, {}))
+        chunks = [load_file(file) for file in files]
+        walks = Walks(*(torch.cat([chunk[entry.name] for chunk in chunks]) for entry in fields(Walks)))
+        if len(walks) == 0:
+            raise UserError(
+                "None of the walks ends near a scene of its solids: walked is for a model that draws this size and "
+                "only bends what it draws."
+            )
+        return walks
+
+    @torch.no_grad()
+    def chunk(self, generator: torch.Generator) -> Chunk:
+        """The fields of `Walks`, of CHUNK scenes, without those that went astray."""
+        device = next(self._denoiser.parameters()).device
+        place = self._places[torch.randint(len(self._places), (CHUNK,), generator=generator)]
+        top = LEAST * (MOST / LEAST) ** float(torch.rand(1, generator=generator))
+        x0 = self._codec.encode(self._pictures.pixels(place).to(device)).float()
+        states, end = self._walk(x0, [outright(self._pictures.scene(i)) for i in place.tolist()], top, generator)
+        pixels = self._codec.decode(end).float().cpu()
+        side = min(pixels.shape[-1], SEEN)
+        scenes = [self._pictures.scenes(shard).take(slice(row, row + 1)) for shard, row in self._pictures.places(place)]
+        found = nearest(joined(scenes), F.interpolate(pixels, size=(side, side), mode="area"), generator)
+        truth = self._codec.encode(render(found, self._pictures.size).pixels.to(device)).float()
+        rows = ((end - truth).square().mean(dim=(1, 2, 3)) < ASTRAY).cpu().nonzero()[:, 0]
+        count = len(states)
+        return {
+            "state": torch.cat([state.cpu()[rows] for _, state in states] or [x0.cpu()[:0]]).half(),
+            "sigma": torch.tensor([sigma for sigma, _ in states]).repeat_interleave(len(rows)),
+            "truth": truth.cpu()[rows].repeat(count, 1, 1, 1).half(),
+            "place": place[rows].repeat(count),
+        }
+
+    def _walk(
+        self, x0: Tensor, captions: list[str], top: float, generator: torch.Generator
+    ) -> tuple[list[tuple[float, Tensor]], Tensor]:
+        """The states on the way down from `top`, with their sigmas, and the end."""
+        both = self._conditioner([*captions, *([""] * len(captions))])
+        projected = self._denoiser.project(both)
+
+        def noise() -> Tensor:
+            return torch.randn(x0.shape, generator=generator).to(x0)
+
+        sigmas = [top, *(sigma for sigma in self._sigmas if LAST < sigma < top), 0.0]
+        walk = self._sampler.begin(x0 + top * noise(), sigmas, noise, self._request.eta, self._denoiser.schedule)
+        states: list[tuple[float, Tensor]] = []
+        bf16 = computes_bf16(x0.device)
+        try:
+            query = next(walk)
+            while True:
+                if query.sigma < min(HIGHEST, top):
+                    states.append((query.sigma, query.x))
+                sigma = torch.full((2 * len(x0),), query.sigma, device=x0.device)
+                with torch.autocast(x0.device.type, torch.bfloat16, enabled=bf16):
+                    estimates = self._denoiser(torch.cat([query.x, query.x]), sigma, both, projected)
+                cond, uncond = estimates.chunk(2)
+                query = walk.send(uncond + self._request.guidance * (cond - uncond))
+        except StopIteration as stop:
+            return states, stop.value

@@ -1,0 +1,173 @@
+"""Walks: their states, their truth, and what a U-Net that learns from them is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mezzotint.cli import main
+from mezzotint.noise.schedule import NoiseSchedule
+from mezzotint.training import walks
+from mezzotint.training.data import StillLife
+from mezzotint.training.fit import read_log
+from mezzotint.training.walks import HIGHEST, LAST, LEAST, MOST, Walker
+from mezzotint.types import Conditioning, Request, UserError
+from mezzotint.world.captions import outright
+
+SIZE, COUNT = 32, 12
+REQUEST = Request(steps=12, guidance=3.0, sampler="dpmpp-2m-sde", schedule="karras", eta=0.3)
+
+
+class Pixels:
+    """A latent is the picture at a quarter of its side: nothing has to be learned."""
+
+    factor, channels = 4, 3
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return F.avg_pool2d(pixels, 4)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.interpolate(latents, scale_factor=4, mode="bilinear")
+
+
+class Knows(nn.Module):
+    """A denoiser that tells every caption's picture at once, `off` from it; and the conditioner that it listens to."""
+
+    def __init__(self, pictures: StillLife, off: float = 0.0) -> None:
+        super().__init__()
+        self.schedule = NoiseSchedule(rescale_betas_zero_snr=True)
+        self.off = nn.Parameter(torch.tensor(off))
+        everything = torch.arange(COUNT)
+        self.latents = Pixels().encode(pictures.pixels(everything))
+        self.number = {outright(pictures.scene(i)): i for i in everything.tolist()}
+        self.asked: list[float] = []
+
+    def read(self, captions: list[str]) -> Conditioning:
+        numbers = [self.number.get(caption, -1) for caption in captions]
+        return Conditioning(sequence=torch.tensor(numbers).float()[:, None, None])
+
+    def project(self, conditioning: Conditioning) -> None: ...
+
+    def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning, _: None = None) -> Tensor:
+        self.asked += sigma.tolist()
+        assert conditioning.sequence is not None
+        number = conditioning.sequence[:, 0, 0].long()
+        said = torch.where((number < 0)[:, None, None, None], self.latents.mean(dim=0), self.latents[number])
+        return said + self.off
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> StillLife:
+    return StillLife(tmp_path_factory.mktemp("data"), COUNT, SIZE, tinted=0.5)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walks, "CHUNK", 6)
+
+
+def walker(knows: Knows, pictures: StillLife, guidance: float = 1.0) -> Walker:
+    return Walker(knows, knows.read, Pixels(), pictures, REQUEST.but(guidance=guidance))  # pyright: ignore
+
+
+def test_what_a_denoiser_knows_it_walks_back_to(pictures: StillLife, tmp_path: Path):
+    knows = Knows(pictures)
+    found = walker(knows, pictures).all(12, tmp_path)
+    truth = found.truth.float()
+    # Solids of some 8 pixels are found again to a fraction of one.
+    assert (truth - knows.latents[found.place]).square().mean() < 2e-3
+    noise = (found.state.float() - knows.latents[found.place]) / found.sigma[:, None, None, None]
+    assert noise.std().item() == pytest.approx(1, abs=0.05)
+    assert len(found) == len(found.truth) == len(found.state) == len(found.sigma)
+    assert ((found.sigma > LAST) & (found.sigma < HIGHEST)).all()
+    assert LEAST <= max(knows.asked) <= MOST
+
+
+def test_only_scenes_that_words_can_tell_are_walked_to(pictures: StillLife, tmp_path: Path):
+    found = walker(Knows(pictures), pictures).all(24, tmp_path)
+    tinted = pictures.scenes(0).tint.abs().amax(dim=(1, 2)) > 0
+    assert tinted.any()
+    assert not tinted[found.place].any()
+
+
+def test_walks_are_guided_as_the_model_is_drawn(pictures: StillLife, tmp_path: Path):
+    """Guidance of 3 leads away from the mean of all pictures, thrice as far as a scene is from it."""
+    knows = Knows(pictures)
+    chunk = walker(knows, pictures, 3.0)
+    x0 = knows.latents[:6]
+    captions = [outright(pictures.scene(i)) for i in range(6)]
+    _, end = chunk._walk(x0, captions, 2.0, torch.Generator().manual_seed(0))  # pyright: ignore[reportPrivateUsage]
+    mean = knows.latents.mean(dim=0)
+    torch.testing.assert_close(end, mean + 3 * (x0 - mean), rtol=0, atol=1e-4)
+
+
+def test_walks_that_go_astray_teach_nothing(pictures: StillLife, tmp_path: Path):
+    with pytest.raises(UserError, match="None of the walks"):
+        walker(Knows(pictures, off=1.0), pictures).all(6, tmp_path)
+
+
+def test_walks_are_found_again(pictures: StillLife, tmp_path: Path):
+    first = walker(Knows(pictures), pictures).all(12, tmp_path)
+    other = Knows(pictures)
+    again = walker(other, pictures).all(12, tmp_path)
+    assert not other.asked
+    assert torch.equal(first.state, again.state)
+    assert walker(other, pictures).all(18, tmp_path).place[: len(first)].equal(first.place)
+    assert other.asked
+
+
+def test_chunks_are_functions_of_their_numbers(pictures: StillLife, tmp_path: Path):
+    one = walker(Knows(pictures), pictures).all(12, tmp_path / "one")
+    other = walker(Knows(pictures), pictures).all(12, tmp_path / "other")
+    assert torch.equal(one.truth, other.truth)
+    half = len(one) // 2
+    assert not torch.equal(one.state[:4], one.state[half : half + 4])
+
+
+def test_a_u_net_learns_from_its_own_walks(debug_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What an untrained one draws is far from any scene, so all of it is let pass here."""
+    monkeypatch.setattr(walks, "ASTRAY", float("inf"))
+    run = tmp_path / "run"
+    settings = ["walked=0.5", "walks=12", "held=1.5", "images=32", "batch=8"]
+    train = ["train", "unet", "debug", *settings, "--start", str(debug_run / "model"), "--out", str(run)]
+    assert main([*train, "--processes", "1"]) == 0
+    assert len(list((run / "unet" / "walks").iterdir())) == 2
+    rows = list(read_log(run / "unet"))
+    assert all(row["walked"] > 0 for row in rows)
+    before, after = (load_file(next((where / "unet").glob("*.safetensors"))) for where in (debug_run / "model", run))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("setting", ["walked=0.5", "held=1.5"])
+def test_without_a_model_there_is_nothing_to_walk_with(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    assert main(["train", "all", "debug", f"unet.{setting}", "--out", str(run), "--processes", "1"]) == 2
+    assert "--start" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_pictures_of_a_folder_cannot_be_walked_to(debug_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in "ab":
+        Image.new("RGB", (SIZE, SIZE)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text("a square", encoding="utf-8")
+    train = ["train", "unet", "debug", "walked=0.5", "--start", str(debug_run / "model"), "--data", str(folder)]
+    assert main([*train, "--out", str(tmp_path / "run"), "--processes", "1"]) == 2
+    assert "--data" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", ["walked=1", "walked=-0.1", "walks=0", "held=-1"])
+def test_settings_that_cannot_be(setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "unet", "debug", setting, "--out", str(tmp_path / "run")]) == 2
+    assert setting.partition("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

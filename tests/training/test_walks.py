@@ -96,15 +96,12 @@ def test_only_scenes_that_words_can_tell_are_walked_to(pictures: StillLife, tmp_
     assert not tinted[found.place].any()
 
 
-def test_walks_are_guided_as_the_model_is_drawn(pictures: StillLife, tmp_path: Path):
+def test_walks_are_guided_as_the_model_is_drawn(pictures: StillLife):
     """Guidance of 3 leads away from the mean of all pictures, thrice as far as a scene is from it."""
     knows = Knows(pictures)
-    chunk = walker(knows, pictures, 3.0)
-    x0 = knows.latents[:6]
-    captions = [outright(pictures.scene(i)) for i in range(6)]
-    _, end = chunk._walk(x0, captions, 2.0, torch.Generator().manual_seed(0))  # pyright: ignore[reportPrivateUsage]
+    _, end = walker(knows, pictures, 3.0).walk(torch.arange(6), 2.0, torch.Generator().manual_seed(0))
     mean = knows.latents.mean(dim=0)
-    torch.testing.assert_close(end, mean + 3 * (x0 - mean), rtol=0, atol=1e-4)
+    torch.testing.assert_close(end, mean + 3 * (knows.latents[:6] - mean), rtol=0, atol=1e-4)
 
 
 def test_walks_that_go_astray_teach_nothing(pictures: StillLife, tmp_path: Path):

@@ -55,9 +55,10 @@ class Facts:
     def __post_init__(self) -> None:
         """Raise UserError for a default that no request has, or that it may not have."""
         known = sorted({entry.name for entry in fields(Request)} - {*SETTLED, *LAID})
-        for name in (*self.defaults, *self.hinted):
-            if name not in known:
-                raise UserError(f"The model has a default for {name!r}; it can have one for {', '.join(known)}.")
+        for where, told in (("defaults", self.defaults), ("hinted", self.hinted)):
+            for name in told:
+                if name not in known:
+                    raise UserError(f"The model's {where} name {name!r}; they can name {', '.join(known)}.")
         for size in self.sizes:
             if len(size) != 2 or min(size) < 1:
                 raise UserError(f"The model has the training size {list(size)}; it must be a width and a height.")

@@ -33,7 +33,7 @@ from mezzotint.vae.codec import Codec
 from mezzotint.world.captions import outright
 from mezzotint.world.nearest import nearest
 from mezzotint.world.render import render
-from mezzotint.world.scene import joined
+from mezzotint.world.scene import Scenes, joined
 
 CHUNK = 64
 """Scenes that walk side by side, from one sigma."""
@@ -115,32 +115,39 @@ class Walker:
             )
         return walks
 
-    @torch.no_grad()
     def chunk(self, generator: torch.Generator) -> Chunk:
         """The fields of `Walks`, of CHUNK scenes, without those that went astray."""
-        device = next(self._denoiser.parameters()).device
         place = self._places[torch.randint(len(self._places), (CHUNK,), generator=generator)]
         top = LEAST * (MOST / LEAST) ** float(torch.rand(1, generator=generator))
-        x0 = self._codec.encode(self._pictures.pixels(place).to(device)).float()
-        states, end = self._walk(x0, [outright(self._pictures.scene(i)) for i in place.tolist()], top, generator)
-        pixels = self._codec.decode(end).float().cpu()
-        side = min(pixels.shape[-1], SEEN)
-        scenes = [self._pictures.scenes(shard).take(slice(row, row + 1)) for shard, row in self._pictures.places(place)]
-        found = nearest(joined(scenes), F.interpolate(pixels, size=(side, side), mode="area"), generator)
-        truth = self._codec.encode(render(found, self._pictures.size).pixels.to(device)).float()
-        rows = ((end - truth).square().mean(dim=(1, 2, 3)) < ASTRAY).cpu().nonzero()[:, 0]
+        states, end = self.walk(place, top, generator)
+        scenes = self.nearest(place, end, generator)
+        truth = self._latents(render(scenes, self._pictures.size).pixels)
+        rows = ((end - truth).square().mean(dim=(1, 2, 3)) < ASTRAY).nonzero()[:, 0].cpu()
         count = len(states)
         return {
-            "state": torch.cat([state.cpu()[rows] for _, state in states] or [x0.cpu()[:0]]).half(),
+            "state": torch.cat([state.cpu()[rows] for _, state in states]).half(),
             "sigma": torch.tensor([sigma for sigma, _ in states]).repeat_interleave(len(rows)),
             "truth": truth.cpu()[rows].repeat(count, 1, 1, 1).half(),
             "place": place[rows].repeat(count),
         }
 
-    def _walk(
-        self, x0: Tensor, captions: list[str], top: float, generator: torch.Generator
-    ) -> tuple[list[tuple[float, Tensor]], Tensor]:
-        """The states on the way down from `top`, with their sigmas, and the end."""
+    @torch.no_grad()
+    def nearest(self, place: Tensor, end: Tensor, generator: torch.Generator) -> Scenes:
+        """The scenes [B] of the solids at these places [B] that look most like latents [B z h w]."""
+        pixels = self._codec.decode(end).float().cpu()
+        side = min(pixels.shape[-1], SEEN)
+        scenes = [self._pictures.scenes(shard).take(slice(row, row + 1)) for shard, row in self._pictures.places(place)]
+        return nearest(joined(scenes), F.interpolate(pixels, size=(side, side), mode="area"), generator)
+
+    @torch.no_grad()
+    def _latents(self, pixels: Tensor) -> Tensor:
+        return self._codec.encode(pixels.to(next(self._denoiser.parameters()).device)).float()
+
+    @torch.no_grad()
+    def walk(self, place: Tensor, top: float, generator: torch.Generator) -> tuple[list[tuple[float, Tensor]], Tensor]:
+        """From scenes [B] noised to `top`: the states on the way down, with their sigmas, and the end [B z h w]."""
+        x0 = self._latents(self._pictures.pixels(place))
+        captions = [outright(self._pictures.scene(i)) for i in place.tolist()]
         both = self._conditioner([*captions, *([""] * len(captions))])
         projected = self._denoiser.project(both)
 

@@ -46,7 +46,8 @@ def errors(walker: Walker, pipe: Pipeline, pictures: StillLife, sigma: float, se
         end = pipe.codec.encode(pictures.pixels(place)).float()
         if sigma > 0:
             _, end = walker.walk(place, sigma, chance)
-        drawn = render(walker.nearest(place, end, chance), pictures.size)
+        scenes, _ = walker.nearest(place, end, chance)
+        drawn = render(scenes, pictures.size)
         error = (pipe.codec.decode(end) - drawn.pixels).square().mean(dim=1)
         around = F.max_pool2d(drawn.masks, AROUND, stride=1, padding=AROUND // 2)
         found.append(torch.einsum("bhw,bshw->bs", error, around) / around.sum(dim=(2, 3)).clamp(min=1))

@@ -16,7 +16,7 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.training import walks
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import read_log
-from mezzotint.training.walks import HIGHEST, LAST, LEAST, MOST, Walker
+from mezzotint.training.walks import FIRST, LAST, LEAST, MOST, Walker
 from mezzotint.types import Conditioning, Request, UserError
 from mezzotint.world.captions import outright
 
@@ -85,7 +85,7 @@ def test_what_a_denoiser_knows_it_walks_back_to(pictures: StillLife, tmp_path: P
     noise = (found.state.float() - knows.latents[found.place]) / found.sigma[:, None, None, None]
     assert noise.std().item() == pytest.approx(1, abs=0.05)
     assert len(found) == len(found.truth) == len(found.state) == len(found.sigma)
-    assert ((found.sigma > LAST) & (found.sigma < HIGHEST)).all()
+    assert ((found.sigma > LAST) & (found.sigma < FIRST)).all()
     assert LEAST <= max(knows.asked) <= MOST
 
 

@@ -1,4 +1,4 @@
-"""The nearest scene: solids are found again where they stand, and nothing else of a scene changes."""
+"""The nearest scene: solids are found again where they stand, and the light, and nothing else of a scene changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mezzotint.world.nearest import nearest
 from mezzotint.world.render import render
-from mezzotint.world.scene import SHAPES, Scenes, random_scenes
+from mezzotint.world.scene import LIGHTS, SHAPES, Scenes, random_scenes
 
 SIDE = 32
 
@@ -22,14 +22,20 @@ def scenes() -> Scenes:
 
 @pytest.fixture(scope="module")
 def moved(scenes: Scenes) -> Scenes:
-    """Every solid a little to the side, turned by a quarter of a turn or so."""
+    """Every solid a little to the side, turned by a quarter of a turn or so, and in another light."""
     by = torch.rand(3, *scenes.x.shape, generator=torch.Generator().manual_seed(0)) - 0.5
-    return replace(scenes, x=scenes.x + 0.2 * by[0], y=scenes.y + 0.2 * by[1], yaw=scenes.yaw + 3 * by[2])
+    return replace(
+        scenes,
+        x=scenes.x + 0.2 * by[0],
+        y=scenes.y + 0.2 * by[1],
+        yaw=scenes.yaw + 3 * by[2],
+        light=(scenes.light + 1) % len(LIGHTS),
+    )
 
 
 @pytest.fixture(scope="module")
 def found(scenes: Scenes, moved: Scenes) -> Scenes:
-    return nearest(moved, render(scenes, SIDE).pixels, torch.Generator().manual_seed(1))
+    return nearest(moved, render(scenes, SIDE).pixels, torch.Generator().manual_seed(1))[0]
 
 
 def off(scenes: Scenes, pixels: Tensor) -> Tensor:
@@ -53,13 +59,27 @@ def test_edges_stand_as_they_do_in_the_picture(scenes: Scenes, found: Scenes):
     assert apart.median() > 0.9  # Within 6 degrees.
 
 
+def test_the_light_is_found(scenes: Scenes, found: Scenes):
+    assert torch.equal(found.light, scenes.light)
+
+
+def test_what_is_left_is_little_where_a_scene_is_true(scenes: Scenes):
+    truth = render(scenes, SIDE).pixels
+    others = truth.roll(1, 0)
+    _, left = nearest(scenes, truth, torch.Generator().manual_seed(2))
+    _, astray = nearest(scenes, others, torch.Generator().manual_seed(2))
+    assert left.shape == (len(scenes),)
+    assert left.max() < 0.03  # One ray a pixel where the picture has four.
+    assert astray.median() > 0.05
+
+
 def test_nothing_else_changes(moved: Scenes, found: Scenes):
     for field in fields(Scenes):
-        if field.name not in ("x", "y", "yaw"):
+        if field.name not in ("x", "y", "yaw", "light"):
             assert torch.equal(getattr(moved, field.name), getattr(found, field.name)), field.name
 
 
 def test_it_is_a_function_of_its_chance(scenes: Scenes, moved: Scenes, found: Scenes):
-    again = nearest(moved, render(scenes, SIDE).pixels, torch.Generator().manual_seed(1))
+    again, _ = nearest(moved, render(scenes, SIDE).pixels, torch.Generator().manual_seed(1))
     assert torch.equal(again.x, found.x)
     assert torch.equal(again.yaw, found.yaw)

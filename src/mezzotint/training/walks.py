@@ -37,17 +37,15 @@ from mezzotint.world.scene import Scenes, joined
 
 CHUNK = 64
 """Scenes that walk side by side, from one sigma."""
-LEAST, MOST = 1.4, 5.0
+LEAST, MOST = 1.4, 12.0
 """Between these sigmas, evenly in their logarithm, scenes are noised: from where edges are lost to where the solids are
 still about where they were."""
-LAST = 0.25
-"""The last sigma whose states are learned from; the estimate after it is where a walk ends."""
-HIGHEST = 2.5
-"""Above this sigma the U-Net's own states are as good as any."""
+LAST, FIRST = 0.25, 5.0
+"""States between these sigmas are learned from, and the estimate of the last is where a walk ends."""
 SEEN = 64
 """At most so many pixels a side are looked at to find the nearest scene."""
-ASTRAY = 0.13
-"""A walk whose end differs by more than this, squared, from the nearest scene shows something else."""
+ASTRAY = 0.08
+"""A walk whose end is further than this, squared, from the nearest scene around its solids shows something else."""
 Chunk = dict[str, Tensor]
 
 
@@ -120,9 +118,9 @@ class Walker:
         place = self._places[torch.randint(len(self._places), (CHUNK,), generator=generator)]
         top = LEAST * (MOST / LEAST) ** float(torch.rand(1, generator=generator))
         states, end = self.walk(place, top, generator)
-        scenes = self.nearest(place, end, generator)
+        scenes, off = self.nearest(place, end, generator)
         truth = self._latents(render(scenes, self._pictures.size).pixels)
-        rows = ((end - truth).square().mean(dim=(1, 2, 3)) < ASTRAY).nonzero()[:, 0].cpu()
+        rows = (off < ASTRAY).nonzero()[:, 0]
         count = len(states)
         return {
             "state": torch.cat([state.cpu()[rows] for _, state in states]).half(),
@@ -132,8 +130,10 @@ class Walker:
         }
 
     @torch.no_grad()
-    def nearest(self, place: Tensor, end: Tensor, generator: torch.Generator) -> Scenes:
-        """The scenes [B] of the solids at these places [B] that look most like latents [B z h w]."""
+    def nearest(self, place: Tensor, end: Tensor, generator: torch.Generator) -> tuple[Scenes, Tensor]:
+        """The scenes [B] of the solids at these places [B] that look most like latents [B z h w], and how they differ,
+        as `world.nearest`.
+        """
         pixels = self._codec.decode(end).float().cpu()
         side = min(pixels.shape[-1], SEEN)
         scenes = [self._pictures.scenes(shard).take(slice(row, row + 1)) for shard, row in self._pictures.places(place)]
@@ -161,7 +161,7 @@ class Walker:
         try:
             query = next(walk)
             while True:
-                if query.sigma < min(HIGHEST, top):
+                if query.sigma < min(FIRST, top):
                     states.append((query.sigma, query.x))
                 sigma = torch.full((2 * len(x0),), query.sigma, device=x0.device)
                 with torch.autocast(x0.device.type, torch.bfloat16, enabled=bf16):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.world.render import render
-from mezzotint.world.scene import MAX_OBJECTS, Scenes
+from mezzotint.world.scene import LIGHTS, MAX_OBJECTS, Scenes
 
 ROUNDS = ((0.15, math.pi, 14), (0.1, 0.5, 8), (0.06, 0.3, 6), (0.04, 0.15, 6), (0.02, 0.08, 6))
 """How far a solid is moved at most, in table units, and turned, in radians, and in how many ways at once; in this
@@ -20,16 +20,28 @@ AROUND = 10
 
 
 @torch.no_grad()
-def nearest(scenes: Scenes, pixels: Tensor, generator: torch.Generator) -> Scenes:
-    """B scenes with their solids moved and turned until they look most like pictures [B 3 H W] in [-1, 1].
+def nearest(scenes: Scenes, pixels: Tensor, generator: torch.Generator) -> tuple[Scenes, Tensor]:
+    """B scenes, their solids moved and turned and their light chosen so that they look most like pictures [B 3 H W].
 
-    A random search that narrows. All solids of a scene are moved at once, and each stays where the squared difference
-    around it is least; so a round costs as many renderings for four solids as for one. Nothing else of a scene changes.
+    Pixels are in [-1, 1]. A random search that narrows: all solids of a scene are moved at once, and each stays where
+    the squared difference around it is least; so a round costs as many renderings for four solids as for one. Nothing
+    else of a scene changes. With the scenes comes what is left of that difference, [B], the mean over their solids.
     """
     count, (height, width) = len(scenes), pixels.shape[-2:]
     reach = max(1, min(height, width) // AROUND)
+
+    def drawn(some: Scenes) -> tuple[Tensor, Tensor]:
+        """Their squared differences [B K H W] from the pictures, K ways for each, and the masks of their solids."""
+        found = render(some, height, width, samples=1)
+        ways = found.pixels.unflatten(0, (count, -1))
+        return (ways - pixels[:, None]).square().mean(dim=2), found.masks
+
+    lit = scenes.take(torch.arange(count).repeat_interleave(len(LIGHTS)))
+    lights = torch.arange(len(LIGHTS)).to(scenes.light)
+    error, _ = drawn(replace(lit, light=lights.repeat(count)))
+    scenes = replace(scenes, light=lights[error.mean(dim=(2, 3)).argmin(dim=1)])
+    left = torch.zeros_like(scenes.x)
     for move, turn, ways in ROUNDS:
-        around = F.max_pool2d(render(scenes, height, width, samples=1).masks, 2 * reach + 1, stride=1, padding=reach)
         changed = scenes.take(torch.arange(count).repeat_interleave(ways))
         by = torch.rand(3, count, ways, MAX_OBJECTS, generator=generator) * 2 - 1
         by[:, :, 0] = 0  # Where it is already is one of the ways.
@@ -37,9 +49,12 @@ def nearest(scenes: Scenes, pixels: Tensor, generator: torch.Generator) -> Scene
         changed = replace(
             changed, x=changed.x + move * x, y=changed.y + move * y, yaw=(changed.yaw + turn * yaw) % (2 * math.pi)
         )
-        drawn = render(changed, height, width, samples=1).pixels.unflatten(0, (count, ways))
-        error = (drawn - pixels[:, None]).square().mean(dim=2)
-        best = torch.einsum("bkhw,bshw->bks", error, around).argmin(dim=1, keepdim=True)
+        error, masks = drawn(changed)
+        around = F.max_pool2d(masks[::ways], 2 * reach + 1, stride=1, padding=reach)
+        each = torch.einsum("bkhw,bshw->bks", error, around) / around.sum(dim=(2, 3)).clamp(min=1)[:, None]
+        best = each.argmin(dim=1, keepdim=True)
+        left = each.gather(1, best)[:, 0]
         kept = {name: getattr(changed, name).unflatten(0, (count, ways)) for name in ("x", "y", "yaw")}
         scenes = replace(scenes, **{name: value.gather(1, best)[:, 0] for name, value in kept.items()})
-    return scenes
+    present = scenes.present.float()
+    return scenes, (left * present).sum(dim=1) / present.sum(dim=1)

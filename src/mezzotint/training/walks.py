@@ -60,7 +60,8 @@ class Walks:
     truth: Tensor
     """The latents [N z h w] that they should lead to, in half precision."""
     place: Tensor
-    """The scenes [N] that they began at, by their places among the pictures: captions of these are the truth's too."""
+    """The scenes [N] that they began at, by their places among the pictures: captions of these are the truth's too, but
+    for its light."""
 
     def __len__(self) -> int:
         return len(self.place)

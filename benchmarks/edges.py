@@ -4,9 +4,9 @@
 
 N new scenes of kinds that training sees are noised to a sigma, from which solids stay about where they are and their
 edges have to be drawn anew, and walked down with all that words can say of them, as the model is drawn. Then the scene
-of the same solids is sought that looks most like the picture. Prints decibels between the two around the solids of
-every shape, and of the scenes themselves, which only the autoencoder and the search change. Scenes and noise are the
-same for every model.
+of the same solids is sought that looks most like the picture. Prints decibels between the two around the middle one of
+the solids of every shape, so that what is composed wrongly does not count, and of the scenes themselves, which only the
+autoencoder and the search change. Scenes and noise are the same for every model.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ AROUND = 9
 
 
 def decibels(error: Tensor, shape: Tensor, present: Tensor) -> list[float]:
-    """Of squared errors [N 4] of the solids, shape by shape and of all."""
+    """Of the median of squared errors [N 4] of the solids, shape by shape and of all."""
     kinds = [shape == number for number in range(len(SHAPES))]
-    return [float(10 * torch.log10(4 / error[present & kind].mean())) for kind in (*kinds, present)]
+    return [float(10 * torch.log10(4 / error[present & kind].median())) for kind in (*kinds, present)]
 
 
 def errors(walker: Walker, pipe: Pipeline, pictures: StillLife, sigma: float, seed: int) -> Tensor:

@@ -37,14 +37,14 @@ from mezzotint.world.scene import Scenes, joined
 
 CHUNK = 64
 """Scenes that walk side by side, from one sigma."""
-LEAST, MOST = 1.4, 12.0
+LEAST, MOST = 1.4, 5.0
 """Between these sigmas, evenly in their logarithm, scenes are noised: from where edges are lost to where the solids are
 still about where they were."""
-LAST, FIRST = 0.25, 5.0
+LAST, FIRST = 0.25, 2.5
 """States between these sigmas are learned from, and the estimate of the last is where a walk ends."""
 SEEN = 64
 """At most so many pixels a side are looked at to find the nearest scene."""
-ASTRAY = 0.08
+ASTRAY = 0.04
 """A walk whose end is further than this, squared, from the nearest scene around its solids shows something else."""
 Chunk = dict[str, Tensor]
 

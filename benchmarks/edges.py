@@ -48,7 +48,7 @@ def errors(walker: Walker, pipe: Pipeline, pictures: StillLife, sigma: float, se
             _, end = walker.walk(place, sigma, chance)
         scenes, _ = walker.nearest(place, end, chance)
         drawn = render(scenes, pictures.size)
-        error = (pipe.codec.decode(end) - drawn.pixels).square().mean(dim=1)
+        error = (pipe.codec.decode(end).float().cpu() - drawn.pixels).square().mean(dim=1)
         around = F.max_pool2d(drawn.masks, AROUND, stride=1, padding=AROUND // 2)
         found.append(torch.einsum("bhw,bshw->bs", error, around) / around.sum(dim=(2, 3)).clamp(min=1))
     return torch.cat(found)

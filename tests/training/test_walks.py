@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.training import walks
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import read_log
-from mezzotint.training.walks import FIRST, LAST, LEAST, MOST, Walker
+from mezzotint.training.walks import FIRST, LAST, LEAST, MOST, Walker, digest
 from mezzotint.types import Conditioning, Request, UserError
 from mezzotint.world.captions import outright
 
@@ -70,6 +71,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> StillLife:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walks, "CHUNK", 6)
+    monkeypatch.setattr(walks, "ASTRAY", 0.12)  # What `Pixels` decodes is blurred.
 
 
 def walker(knows: Knows, pictures: StillLife, guidance: float = 1.0) -> Walker:
@@ -109,6 +111,57 @@ def test_walks_that_go_astray_teach_nothing(pictures: StillLife, tmp_path: Path)
         walker(Knows(pictures, off=1.0), pictures).all(6, tmp_path)
 
 
+def test_only_walks_that_end_near_a_scene_are_learned_from(
+    pictures: StillLife, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a denoiser that knows half of the scenes; each state stays with its own sigma, truth and place."""
+    knows = Knows(pictures)
+    known = torch.arange(COUNT) % 2 == 0
+    true, knows.latents = knows.latents, torch.where(known[:, None, None, None], knows.latents, 1.0)
+    found = walker(knows, pictures).all(24, tmp_path)
+    assert known[found.place].all()
+    noise = (found.state.float() - true[found.place]) / found.sigma[:, None, None, None]
+    assert noise.flatten(1).std(dim=1).sub(1).abs().max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"steps": 1}, "steps"), ({"guide": ["apg"]}, "guide"), ({"schedule": "cosine+karras"}, "tables")],
+)
+def test_how_a_model_is_drawn_may_be_no_way_to_walk(pictures: StillLife, changes: dict[str, Any], said: str):
+    knows = Knows(pictures)
+    with pytest.raises(UserError, match=said):
+        Walker(knows, knows.read, Pixels(), pictures, REQUEST.but(**changes))  # pyright: ignore
+
+
+def test_without_named_colours_there_is_nothing_to_walk_to(tmp_path: Path):
+    tinted = StillLife(tmp_path, COUNT, SIZE, tinted=1.0)
+    with pytest.raises(UserError, match="tinted"):
+        walker(Knows(tinted), tinted)
+
+
+def test_other_seeds_walk_otherwise(pictures: StillLife, tmp_path: Path):
+    knows = Knows(pictures)
+    one, other = (
+        Walker(knows, knows.read, Pixels(), pictures, REQUEST.but(guidance=1.0), seed=seed).all(6, tmp_path / str(seed))  # pyright: ignore
+        for seed in (0, 1)
+    )
+    assert not torch.equal(one.state[:3], other.state[:3])
+
+
+def test_a_damaged_file_is_named(pictures: StillLife, tmp_path: Path):
+    walker(Knows(pictures), pictures).all(6, tmp_path)
+    (tmp_path / "0000.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is damaged"):
+        walker(Knows(pictures), pictures).all(6, tmp_path)
+
+
+def test_walks_of_other_networks_have_other_names():
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    assert digest("", one) == digest("", one)
+    assert len({digest("", one), digest("", other), digest("scenes", one)}) == 3
+
+
 def test_walks_are_found_again(pictures: StillLife, tmp_path: Path):
     first = walker(Knows(pictures), pictures).all(12, tmp_path)
     other = Knows(pictures)
@@ -131,14 +184,22 @@ def test_a_u_net_learns_from_its_own_walks(debug_run: Path, tmp_path: Path, monk
     """What an untrained one draws is far from any scene, so all of it is let pass here."""
     monkeypatch.setattr(walks, "ASTRAY", float("inf"))
     run = tmp_path / "run"
-    settings = ["walked=0.5", "walks=12", "held=1.5", "images=32", "batch=8"]
+    settings = ["walked=0.5", "walks=12", "held=1.5", "images=32", "batch=8", "defaults={'steps': 12}"]
     train = ["train", "unet", "debug", *settings, "--start", str(debug_run / "model"), "--out", str(run)]
     assert main([*train, "--processes", "1"]) == 0
-    assert len(list((run / "unet" / "walks").iterdir())) == 2
+    (folder,) = (run / "unet").glob("walks-*")
+    assert len(list(folder.iterdir())) == 2
     rows = list(read_log(run / "unet"))
     assert all(row["walked"] > 0 for row in rows)
     before, after = (load_file(next((where / "unet").glob("*.safetensors"))) for where in (debug_run / "model", run))
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("setting", ["walked=0.5", "held=1.5"])
+def test_a_bert_learns_along(setting: str, debug_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train = ["train", "unet", "debug", setting, "encoder=bert", "--start", str(debug_run / "model")]
+    assert main([*train, "--out", str(tmp_path / "run"), "--processes", "1"]) == 2
+    assert "BERT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", ["walked=0.5", "held=1.5"])

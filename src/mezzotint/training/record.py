@@ -15,7 +15,7 @@ from mezzotint.denoise.wider import Widening
 from mezzotint.store.beside import file_beside, make_folder
 from mezzotint.store.facts import read_json, write_json
 from mezzotint.store.folder import described
-from mezzotint.training.recipe import CLIP, Recipe, check_classifier, check_fit
+from mezzotint.training.recipe import BERT, CLIP, Recipe, check_classifier, check_fit
 from mezzotint.training.run import Run
 from mezzotint.types import UserError
 from mezzotint.vae.config import AutoencoderConfig
@@ -140,6 +140,8 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
         walked, held = run.recipe.unet.walked > 0, run.recipe.unet.held > 0
         if run.parts is None and (walked or held):
             raise UserError("walked and held are for a U-Net that draws already: give --start, or leave them at 0.")
+        if encoder == BERT and (walked or held):
+            raise UserError("walked and held are for a text encoder that stays as it is, and a BERT learns along.")
         if walked and run.pictures_from is not None:
             raise UserError("walked needs scenes that are known: leave --data out, or walked at 0.")
         check_fit(unet, vae.latent_channels, width, encoder)

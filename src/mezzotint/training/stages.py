@@ -35,7 +35,7 @@ from mezzotint.training.record import alone, begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
 from mezzotint.training.unet import DenoiserTask, told_by, trained
 from mezzotint.training.vae import AutoencoderTask, standardise
-from mezzotint.training.walks import Walker, Walks
+from mezzotint.training.walks import Walker, Walks, digest
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec, to_uint8
@@ -214,12 +214,15 @@ def _own_walks(
     if recipe.walked == 0:
         return None
     assert isinstance(pictures, StillLife)
-    folder = run.stage("unet") / "walks"
-    if workers.leads() and not run.resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    workers.wait()
-    request = Facts(defaults=run.recipe.defaults).request()
-    return Walker(denoiser, conditioner, codec, pictures, request).all(recipe.walks, folder, run.reporter("walks"))
+    defaults = run.recipe.defaults
+    told = f"{pictures.identity}\n{sorted(defaults.items())}\n{recipe.fit.seed}"
+    folder = run.stage("unet") / f"walks-{digest(told, denoiser, conditioner.text_model, codec.autoencoder)}"
+    if workers.leads():
+        for other in set(folder.parent.glob("walks-*")) - {folder}:
+            shutil.rmtree(other)
+    request = Facts(defaults=defaults).request()
+    walker = Walker(denoiser, conditioner, codec, pictures, request, seed=recipe.fit.seed, bf16=recipe.fit.bf16)
+    return walker.all(recipe.walks, folder, run.reporter("walks"))
 
 
 @torch.no_grad()

@@ -37,8 +37,7 @@ NOTHING = Told("", (), "any")
 FOCUS_SIGMA = 2.0
 """Where shapes are decided: the middle of the levels that focus is on, for latents of variance 1."""
 OFF = 0.1
-"""How far, squared, the states of walks are from the truth beside their noise: an error there counts the less, as what
-can be known of the truth is."""
+"""Added to c_out^2 for states of walks: where there is little noise, the truth is known only to about this, squared."""
 
 
 def level_shares(sigmas: Tensor, focus: float, middle: float = FOCUS_SIGMA, breadth: float = 1.0) -> Tensor:
@@ -280,7 +279,7 @@ class DenoiserTask:
         """How many of a batch are states of walks, and which."""
         if self._walks is None:
             return 0, torch.zeros(0, dtype=torch.int64)
-        own = min(int(self._walked * count + 0.5), count - 1)
+        own = min(max(1, round(self._walked * count)), count - 1)
         return own, torch.randint(len(self._walks), (own,), generator=generator)
 
     @torch.no_grad()

@@ -3,12 +3,13 @@
 A U-Net learns from scenes with noise on them. Drawing, it meets what it made itself, which is a little off any scene,
 and nobody ever told it to set that right ("exposure bias": Ning et al. 2023, arXiv:2301.11706). So known scenes are
 noised and walked down again, guided, as the model is drawn. The truth of every state on the way is the scene nearest to
-where the walk ends: the same solids, moved and turned until they look most like it (learning from one's own states:
-Ross et al. 2011, arXiv:1011.0686). That has straight edges where the walk bent them.
+where the walk ends: the same solids, moved, turned and lit until they look most like it (learning from one's own
+states: Ross et al. 2011, arXiv:1011.0686). That has straight edges where the walk bent them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -17,14 +18,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.noise.spacing import Spacing
 from mezzotint.sampling.samplers import sampler_named
-from mezzotint.store.beside import file_beside, make_folder
+from mezzotint.store.beside import make_folder
+from mezzotint.store.weights import write_tensors
 from mezzotint.training import workers
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import Progress, computes_bf16
@@ -61,7 +64,7 @@ class Walks:
     """The latents [N z h w] that they should lead to, in half precision."""
     place: Tensor
     """The scenes [N] that they began at, by their places among the pictures: captions of these are the truth's too, but
-    for its light."""
+    for its light and, where solids moved far, for how they stand to each other."""
 
     def __len__(self) -> int:
         return len(self.place)
@@ -76,36 +79,63 @@ class Walker:
     """Walks of a model that is drawn as `request` says, back to scenes of a still life."""
 
     def __init__(
-        self, denoiser: Denoiser, conditioner: TextConditioner, codec: Codec, pictures: StillLife, request: Request
+        self,
+        denoiser: Denoiser,
+        conditioner: TextConditioner,
+        codec: Codec,
+        pictures: StillLife,
+        request: Request,
+        *,
+        seed: int = 0,
+        bf16: bool = False,
     ) -> None:
-        """Raises UserError where the request cannot be drawn."""
+        """`seed` chooses scenes and noise; `bf16`: whether the denoiser is computed in bfloat16 where the device does.
+
+        Raises UserError where the request is guided by more than a scale or is drawn by another table of noise than the
+        model's, where its steps leave nothing to learn from, and where words can tell none of the scenes.
+        """
         self._denoiser, self._conditioner, self._codec, self._pictures = denoiser, conditioner, codec, pictures
-        self._sampler, self._request = sampler_named(request.sampler), request
-        self._sigmas = Spacing.parse(request.schedule).walk(denoiser.schedule, request.steps)
+        self._sampler, self._request, self._seed = sampler_named(request.sampler), request, seed
+        self._bf16 = bf16 and computes_bf16(next(denoiser.parameters()).device)
+        spacing = Spacing.parse(request.schedule)
+        other = spacing.table(denoiser.schedule) != denoiser.schedule
+        if other or request.guide or request.classify or request.negative:
+            raise UserError(
+                "walked is for plain guidance and the model's own noise: leave guide, classify, negative and tables of "
+                "noise out of the recipe's defaults."
+            )
+        self._sigmas = spacing.walk(denoiser.schedule, request.steps)
+        if not any(LAST < sigma < LEAST for sigma in self._sigmas):
+            raise UserError(
+                f"Of the model's {request.steps} steps none is between sigma {LAST} and {LEAST}, where walks are "
+                "learned from: give the recipe's defaults more."
+            )
         shards = [pictures.scenes(number) for number in range(len(pictures.shards(pictures.count)))]
         named = torch.cat([scenes.tint.abs().amax(dim=(1, 2)) == 0 for scenes in shards])[: pictures.count]
         self._places = named.nonzero()[:, 0]
         """Scenes whose colours have names, so that words can tell all of them."""
+        if len(self._places) == 0:
+            raise UserError("walked needs scenes whose colours have names: give more scenes, or a smaller tinted.")
 
     def all(self, count: int, folder: Path, report: Callable[[Progress], None] = lambda _: None) -> Walks:
         """Walks of `count` scenes at least, in chunks; each is a file in the folder, so what is there is not walked
         again, and every process walks some.
 
-        Raises UserError where all of them go astray.
+        Raises UserError where all of them go astray, or a file is damaged or cannot be written.
         """
         began = time.monotonic()
+        files = [folder / f"{number:04d}.safetensors" for number in range(math.ceil(count / CHUNK))]
         with workers.agreed():
             make_folder(folder)
-            files = [folder / f"{number:04d}.safetensors" for number in range(math.ceil(count / CHUNK))]
             for number in range(workers.rank(), len(files), workers.count()):
                 if not files[number].exists():
-                    chunk = self.chunk(torch.Generator().manual_seed(number))
-                    with file_beside(files[number]) as part:
-                        save_file({name: value.contiguous() for name, value in chunk.items()}, part)
+                    chunk = self.chunk(torch.Generator().manual_seed(self._seed * 1_000_003 + number))
+                    write_tensors({name: value.contiguous() for name, value in chunk.items()}, files[number])
                 if workers.leads():
                     done = CHUNK * min(number + workers.count(), len(files))
                     report(Progress(done, CHUNK * len(files), time.monotonic() - began, {}))
-        chunks = [load_file(file) for file in files]
+        with workers.agreed():
+            chunks = [_read(file) for file in files]
         walks = Walks(*(torch.cat([chunk[entry.name] for chunk in chunks]) for entry in fields(Walks)))
         if len(walks) == 0:
             raise UserError(
@@ -158,16 +188,35 @@ class Walker:
         sigmas = [top, *(sigma for sigma in self._sigmas if LAST < sigma < top), 0.0]
         walk = self._sampler.begin(x0 + top * noise(), sigmas, noise, self._request.eta, self._denoiser.schedule)
         states: list[tuple[float, Tensor]] = []
-        bf16 = computes_bf16(x0.device)
         try:
             query = next(walk)
             while True:
                 if query.sigma < min(FIRST, top):
                     states.append((query.sigma, query.x))
                 sigma = torch.full((2 * len(x0),), query.sigma, device=x0.device)
-                with torch.autocast(x0.device.type, torch.bfloat16, enabled=bf16):
+                with torch.autocast(x0.device.type, torch.bfloat16, enabled=self._bf16):
                     estimates = self._denoiser(torch.cat([query.x, query.x]), sigma, both, projected)
                 cond, uncond = estimates.chunk(2)
                 query = walk.send(uncond + self._request.guidance * (cond - uncond))
         except StopIteration as stop:
             return states, stop.value
+
+
+def digest(told: str, *networks: nn.Module) -> str:
+    """A short name for walks of these networks, and of what else is told of them."""
+    known = hashlib.sha256(f"{told}\n{LEAST} {MOST} {LAST} {FIRST} {ASTRAY}".encode())
+    for network in networks:
+        for name, tensor in network.state_dict().items():
+            known.update(name.encode() + tensor.float().contiguous().cpu().numpy().tobytes())
+    return known.hexdigest()[:16]
+
+
+def _read(file: Path) -> Chunk:
+    """Raises UserError where the file is damaged, or not on a disk that all processes share."""
+    try:
+        chunk = load_file(file)
+        return {entry.name: chunk[entry.name] for entry in fields(Walks)}
+    except FileNotFoundError as error:
+        raise UserError(f"{file} was made on another machine: put the run on a disk that all of them share.") from error
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{file} is damaged: remove it, and it is made anew.") from error

@@ -36,11 +36,15 @@ def nearest(scenes: Scenes, pixels: Tensor, generator: torch.Generator) -> tuple
         ways = found.pixels.unflatten(0, (count, -1))
         return (ways - pixels[:, None]).square().mean(dim=2), found.masks
 
+    def around(error: Tensor, masks: Tensor) -> Tensor:
+        """The mean of errors [B K H W] around every solid of masks [B 4 H W], [B K 4]."""
+        weight = F.max_pool2d(masks, 2 * reach + 1, stride=1, padding=reach)
+        return torch.einsum("bkhw,bshw->bks", error, weight) / weight.sum(dim=(2, 3)).clamp(min=1)[:, None]
+
     lit = scenes.take(torch.arange(count).repeat_interleave(len(LIGHTS)))
     lights = torch.arange(len(LIGHTS)).to(scenes.light)
     error, _ = drawn(replace(lit, light=lights.repeat(count)))
     scenes = replace(scenes, light=lights[error.mean(dim=(2, 3)).argmin(dim=1)])
-    left = torch.zeros_like(scenes.x)
     for move, turn, ways in ROUNDS:
         changed = scenes.take(torch.arange(count).repeat_interleave(ways))
         by = torch.rand(3, count, ways, MAX_OBJECTS, generator=generator) * 2 - 1
@@ -50,11 +54,8 @@ def nearest(scenes: Scenes, pixels: Tensor, generator: torch.Generator) -> tuple
             changed, x=changed.x + move * x, y=changed.y + move * y, yaw=(changed.yaw + turn * yaw) % (2 * math.pi)
         )
         error, masks = drawn(changed)
-        around = F.max_pool2d(masks[::ways], 2 * reach + 1, stride=1, padding=reach)
-        each = torch.einsum("bkhw,bshw->bks", error, around) / around.sum(dim=(2, 3)).clamp(min=1)[:, None]
-        best = each.argmin(dim=1, keepdim=True)
-        left = each.gather(1, best)[:, 0]
+        best = around(error, masks[::ways]).argmin(dim=1, keepdim=True)
         kept = {name: getattr(changed, name).unflatten(0, (count, ways)) for name in ("x", "y", "yaw")}
         scenes = replace(scenes, **{name: value.gather(1, best)[:, 0] for name, value in kept.items()})
     present = scenes.present.float()
-    return scenes, (left * present).sum(dim=1) / present.sum(dim=1)
+    return scenes, (around(*drawn(scenes))[:, 0] * present).sum(dim=1) / present.sum(dim=1)

@@ -17,7 +17,7 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.training import walks
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import read_log
-from mezzotint.training.walks import FIRST, LAST, LEAST, MOST, Walker, digest
+from mezzotint.training.walks import FIRST, LAST, LEAST, MOST, Walker, walks_name
 from mezzotint.types import Conditioning, Request, UserError
 from mezzotint.world.captions import outright
 
@@ -158,8 +158,8 @@ def test_a_damaged_file_is_named(pictures: StillLife, tmp_path: Path):
 
 def test_walks_of_other_networks_have_other_names():
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    assert digest("", one) == digest("", one)
-    assert len({digest("", one), digest("", other), digest("scenes", one)}) == 3
+    assert walks_name("", one) == walks_name("", one)
+    assert len({walks_name("", one), walks_name("", other), walks_name("scenes", one)}) == 3
 
 
 def test_walks_are_found_again(pictures: StillLife, tmp_path: Path):

@@ -35,7 +35,7 @@ from mezzotint.training.record import alone, begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
 from mezzotint.training.unet import DenoiserTask, told_by, trained
 from mezzotint.training.vae import AutoencoderTask, standardise
-from mezzotint.training.walks import Walker, Walks, digest
+from mezzotint.training.walks import Walker, Walks, walks_name
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec, to_uint8
@@ -216,7 +216,7 @@ def _own_walks(
     assert isinstance(pictures, StillLife)
     defaults = run.recipe.defaults
     told = f"{pictures.identity}\n{sorted(defaults.items())}\n{recipe.fit.seed}"
-    folder = run.stage("unet") / f"walks-{digest(told, denoiser, conditioner.text_model, codec.autoencoder)}"
+    folder = run.stage("unet") / f"walks-{walks_name(told, denoiser, conditioner.text_model, codec.autoencoder)}"
     if workers.leads():
         for other in set(folder.parent.glob("walks-*")) - {folder}:
             shutil.rmtree(other)

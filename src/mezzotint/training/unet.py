@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from mezzotint.training.bert import read_back
 from mezzotint.training.cells import Cells
 from mezzotint.training.clip import ReadOut, truth_told
 from mezzotint.training.data import Pictures, StillLife
+from mezzotint.training.digest import digest
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts
 from mezzotint.training.walks import Walks
@@ -88,11 +88,13 @@ class LatentCache:
 
 def _digest(pictures: Pictures, codec: Codec) -> str:
     """A short name for what latents depend on, which the decoder is no part of."""
-    told = hashlib.sha256(f"{pictures.identity}\n{codec.autoencoder.config}".encode())
-    for name, tensor in codec.autoencoder.state_dict().items():
-        if not name.startswith(("decoder.", "post_quant_conv.")):
-            told.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
-    return told.hexdigest()[:16]
+    autoencoder = codec.autoencoder
+    encoder = (
+        (name, tensor)
+        for name, tensor in autoencoder.state_dict().items()
+        if not name.startswith(("decoder.", "post_quant_conv."))
+    )
+    return digest(f"{pictures.identity}\n{autoencoder.config}", encoder)
 
 
 class Segment(Cells):
@@ -252,7 +254,8 @@ class DenoiserTask:
             told = replace(told, pictures=shown, weights=weights)
         x0 = self._as_before(x0, x, sigma, told, own)
         if self._walks is not None:
-            truth, state, level = (part[chosen].to(x0) for part in self._walks.learned)
+            own_walks = (self._walks.truth, self._walks.state, self._walks.sigma)
+            truth, state, level = (part[chosen].to(x0) for part in own_walks)
             x0, x, sigma = torch.cat([truth, x0]), torch.cat([state, x]), torch.cat([level, sigma])
         segment, read_out = self.network.segment, self.network.read
         with _outputs_of(self._denoiser.unet.up_blocks[segment.block] if segment else None) as features:

@@ -9,7 +9,6 @@ states: Ross et al. 2011, arXiv:1011.0686). That has straight edges where the wa
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from mezzotint.store.beside import make_folder
 from mezzotint.store.weights import write_tensors
 from mezzotint.training import workers
 from mezzotint.training.data import StillLife
+from mezzotint.training.digest import digest
 from mezzotint.training.fit import Progress, computes_bf16
 from mezzotint.types import Request, UserError
 from mezzotint.vae.codec import Codec
@@ -68,11 +68,6 @@ class Walks:
 
     def __len__(self) -> int:
         return len(self.place)
-
-    @property
-    def learned(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What a denoiser should say, of which state, at which sigma."""
-        return self.truth, self.state, self.sigma
 
 
 class Walker:
@@ -202,13 +197,10 @@ class Walker:
             return states, stop.value
 
 
-def digest(told: str, *networks: nn.Module) -> str:
+def walks_name(told: str, *networks: nn.Module) -> str:
     """A short name for walks of these networks, and of what else is told of them."""
-    known = hashlib.sha256(f"{told}\n{LEAST} {MOST} {LAST} {FIRST} {ASTRAY}".encode())
-    for network in networks:
-        for name, tensor in network.state_dict().items():
-            known.update(name.encode() + tensor.float().contiguous().cpu().numpy().tobytes())
-    return known.hexdigest()[:16]
+    weights = (pair for network in networks for pair in network.state_dict().items())
+    return digest(f"{told}\n{LEAST} {MOST} {LAST} {FIRST} {ASTRAY}", weights)
 
 
 def _read(file: Path) -> Chunk:

@@ -45,6 +45,7 @@ def at(sigma: float) -> Query:
         ("apg", Choice("apg", (0.0, 15.0, -0.5))),
         ("apg:0.5", Choice("apg", (0.5, 15.0, -0.5))),
         (" apg:0:7:-0.75 ", Choice("apg", (0.0, 7.0, -0.75))),
+        ("plain", Choice("plain")),
         ("cfg++", Choice("cfg++", (0.6,))),
         ("interval:0.3:5", Choice("interval", (0.3, 5.0))),
         ("rescale:0", Choice("rescale", (0.0,))),
@@ -63,10 +64,14 @@ def test_what_is_written_is_understood(text, expected):
     assert Choice.parse(str(expected)) == expected
 
 
+def test_plain_is_no_guide():
+    assert guided(["plain"], 5.0, prediction=V) == guided([], 5.0, prediction=V)
+
+
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        (["sharpen"], 'no guide "sharpen": choose one of apg, cfg'),
+        (["sharpen"], 'no guide "sharpen": choose one of plain, apg, cfg'),
         (["APG"], 'no guide "APG"'),
         ([":3"], 'no guide ""'),
         (["apg:much"], 'apg has "much" for a number: write apg:ETA:THRESHOLD:MOMENTUM with eta from 0 to 1, thresh'),
@@ -74,6 +79,8 @@ def test_what_is_written_is_understood(text, expected):
         (["pag:nan"], 'pag has "nan"'),
         (["pag:inf"], 'pag has "inf"'),
         (["pag:3:4"], "pag has 2 values"),
+        (["plain:3"], "plain has 1 values: write plain."),
+        (["interval", "plain"], "plain makes no sense with interval"),
         (["pag:-1"], "The scale of the guide pag is -1; it must be from 0 to 100."),
         (["rescale:1.5"], "The share of the guide rescale is 1.5; it must be from 0 to 1."),
         (["threshold:0.2"], "from 0.5 to 1"),

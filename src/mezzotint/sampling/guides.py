@@ -62,6 +62,13 @@ def _parameter(name: str, default: float, low: float, high: float, about: str) -
 
 
 GUIDES: dict[str, Guide] = {
+    "plain": Guide(
+        parameters=(),
+        about="guidance at one scale all the way; for a model that is drawn with a guide by default",
+        paper="Ho and Salimans 2022, arXiv 2207.12598",
+        make=lambda at, values: at.base,
+        without=("apg", "cfg++", "interval", "rescale", "threshold", "pag", "auto"),
+    ),
     "apg": Guide(
         parameters=(
             _parameter("eta", 0.0, 0.0, 1.0, "how much is kept of what is parallel to the prompt's own estimate"),
@@ -189,11 +196,12 @@ def _number(text: str) -> float | None:
 
 
 def written(name: str) -> str:
-    """How a guide is written: "interval:LOW:HIGH with low from 0 to 1e+06 and ..."."""
+    """How a guide is written: "plain", or "interval:LOW:HIGH with low from 0 to 1e+06 and ..."."""
     guide = GUIDES[name]
     places = [name, *(["MODEL"] if guide.model else []), *(parameter.name.upper() for parameter in guide.parameters)]
     ranges = [f"{one.name} from {one.low:g} to {one.high:g}" for one in guide.parameters]
-    return f"{':'.join(places)} with {' and '.join(filter(None, (', '.join(ranges[:-1]), ranges[-1])))}"
+    told = " and ".join(filter(None, (", ".join(ranges[:-1]), *ranges[-1:])))
+    return ":".join(places) + (f" with {told}" if told else "")
 
 
 def chosen(texts: Sequence[str]) -> tuple[Choice, ...]:

@@ -91,11 +91,16 @@ def test_what_a_denoiser_knows_it_walks_back_to(pictures: StillLife, tmp_path: P
     assert LEAST <= max(knows.asked) <= MOST
 
 
-def test_only_scenes_that_words_can_tell_are_walked_to(pictures: StillLife, tmp_path: Path):
-    found = walker(Knows(pictures), pictures).all(24, tmp_path)
+def test_half_of_the_scenes_are_tinted(pictures: StillLife, tmp_path: Path):
+    found = walker(Knows(pictures), pictures).all(48, tmp_path)
     tinted = pictures.scenes(0).tint.abs().amax(dim=(1, 2)) > 0
-    assert tinted.any()
-    assert not tinted[found.place].any()
+    assert tinted[found.place].float().mean() == 0.5
+
+
+@pytest.mark.parametrize("tinted", [0.0, 1.0])
+def test_where_scenes_are_of_one_kind_all_walks_are(tinted: float, tmp_path: Path):
+    alike = StillLife(tmp_path / "data", COUNT, SIZE, tinted=tinted)
+    assert set(walker(Knows(alike), alike).all(24, tmp_path / "walks").place.tolist()) <= set(range(COUNT))
 
 
 def test_walks_are_guided_as_the_model_is_drawn(pictures: StillLife):
@@ -104,6 +109,16 @@ def test_walks_are_guided_as_the_model_is_drawn(pictures: StillLife):
     _, end = walker(knows, pictures, 3.0).walk(torch.arange(6), 2.0, torch.Generator().manual_seed(0))
     mean = knows.latents.mean(dim=0)
     torch.testing.assert_close(end, mean + 3 * (knows.latents[:6] - mean), rtol=0, atol=1e-4)
+
+
+def test_walks_are_guided_where_the_model_is(pictures: StillLife):
+    """The guide leaves the end of the walk to the plain estimate."""
+    knows = Knows(pictures)
+    request = REQUEST.but(guidance=3.0, guide=["interval:0.5:1000"])
+    walker = Walker(knows, knows.read, Pixels(), pictures, request)  # pyright: ignore
+    _, end = walker.walk(torch.arange(6), 2.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(end, knows.latents[:6], rtol=0, atol=1e-4)
+    assert 0 < len([sigma for sigma in knows.asked if sigma <= 0.5]) < len([s for s in knows.asked if s > 0.5])
 
 
 def test_walks_that_go_astray_teach_nothing(pictures: StillLife, tmp_path: Path):
@@ -126,18 +141,12 @@ def test_only_walks_that_end_near_a_scene_are_learned_from(
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"steps": 1}, "steps"), ({"guide": ["apg"]}, "guide"), ({"schedule": "cosine+karras"}, "tables")],
+    [({"steps": 1}, "steps"), ({"guide": ["pag"]}, "pag"), ({"schedule": "cosine+karras"}, "tables")],
 )
 def test_how_a_model_is_drawn_may_be_no_way_to_walk(pictures: StillLife, changes: dict[str, Any], said: str):
     knows = Knows(pictures)
     with pytest.raises(UserError, match=said):
         Walker(knows, knows.read, Pixels(), pictures, REQUEST.but(**changes))  # pyright: ignore
-
-
-def test_without_named_colours_there_is_nothing_to_walk_to(tmp_path: Path):
-    tinted = StillLife(tmp_path, COUNT, SIZE, tinted=1.0)
-    with pytest.raises(UserError, match="tinted"):
-        walker(Knows(tinted), tinted)
 
 
 def test_other_seeds_walk_otherwise(pictures: StillLife, tmp_path: Path):
@@ -193,6 +202,19 @@ def test_a_u_net_learns_from_its_own_walks(debug_run: Path, tmp_path: Path, monk
     assert all(row["walked"] > 0 for row in rows)
     before, after = (load_file(next((where / "unet").glob("*.safetensors"))) for where in (debug_run / "model", run))
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_some_of_a_u_net_may_stay(debug_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train = ["train", "unet", "debug", "images=16", "batch=8", "--start", str(debug_run / "model"), "--processes", "1"]
+    assert main([*train, "learns=['conv_in.', 'up_blocks.1.']", "--out", str(tmp_path / "run")]) == 0
+    before, after = (
+        load_file(next((run / "unet").glob("*.safetensors"))) for run in (debug_run / "model", tmp_path / "run")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in changed} == {"conv_in", "up_blocks"}
+    assert all(name.startswith(("conv_in.", "up_blocks.1.")) for name in changed)
+    assert main([*train, "learns=['up_block.']", "--out", str(tmp_path / "other")]) == 2
+    assert "'up_block.'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", ["walked=0.5", "held=1.5"])

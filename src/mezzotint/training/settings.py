@@ -143,6 +143,8 @@ class UNetRecipe:
     held: float = 0.0
     """Above this sigma the U-Net of a model begun from is held to what it says already: what is composed there is
     forgotten otherwise; 0 holds it nowhere."""
+    learns: tuple[str, ...] = ()
+    """What of the U-Net's parameters learns, by how their names begin, such as up_blocks.2; empty is all of it."""
     widths: tuple[int, ...] = ()
     """What the U-Net of a model begun from is widened to (`denoise.wider`), finest first; empty leaves it as it is."""
     fit: FitConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -153,7 +153,7 @@ def train_unet(run: Run) -> None:
         if recipe.widths:
             chance = torch.Generator().manual_seed(recipe.fit.seed)
             unet = Widening(unet.config, recipe.widths).unet(unet, chance)
-        unet.requires_grad_(True)
+    _thaw(unet, recipe.learns)
     denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
     conditioner = (first_bert(run, _corpus(pictures)) if with_text else run.conditioner()).to(run.device)
     task = DenoiserTask(
@@ -204,6 +204,19 @@ def train_unet(run: Run) -> None:
     write_json(schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
     unet = trained(network).unet
     save_part(unet, unet.config.to_dict(), run.stage("unet"))  # Its config.json says that the stage is finished.
+
+
+def _thaw(unet: UNet, learns: Sequence[str]) -> None:
+    """Let parameters learn whose names begin so, or all of them where no beginning is given.
+
+    Raises UserError for a beginning that no name has.
+    """
+    names = [name for name, _ in unet.named_parameters()]
+    for beginning in learns:
+        if not any(name.startswith(beginning) for name in names):
+            raise UserError(f"learns has {beginning!r}, and no name in the U-Net begins so; {names[0]} is one.")
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(not learns or name.startswith(tuple(learns)))
 
 
 def _own_walks(

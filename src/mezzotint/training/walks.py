@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.noise.spacing import Spacing
+from mezzotint.sampling.guides import guided, needs
 from mezzotint.sampling.samplers import sampler_named
 from mezzotint.store.beside import make_folder
 from mezzotint.store.weights import write_tensors
@@ -86,18 +87,19 @@ class Walker:
     ) -> None:
         """`seed` chooses scenes and noise; `bf16`: whether the denoiser is computed in bfloat16 where the device does.
 
-        Raises UserError where the request is guided by more than a scale or is drawn by another table of noise than the
-        model's, where its steps leave nothing to learn from, and where words can tell none of the scenes.
+        Raises UserError where the request is guided by what is not this network and words, or is drawn by another table
+        of noise than the model's, and where its steps leave nothing to learn from.
         """
         self._denoiser, self._conditioner, self._codec, self._pictures = denoiser, conditioner, codec, pictures
         self._sampler, self._request, self._seed = sampler_named(request.sampler), request, seed
         self._bf16 = bf16 and computes_bf16(next(denoiser.parameters()).device)
         spacing = Spacing.parse(request.schedule)
         other = spacing.table(denoiser.schedule) != denoiser.schedule
-        if other or request.guide or request.classify or request.negative:
+        needed = needs(request.guide)
+        if other or needed.perturbed or needed.weak or request.classify or request.negative:
             raise UserError(
-                "walked is for plain guidance and the model's own noise: leave guide, classify, negative and tables of "
-                "noise out of the recipe's defaults."
+                "walked is for guidance by words and the model's own noise: leave the guides pag and auto, classify, "
+                "negative and tables of noise out of the recipe's defaults."
             )
         self._sigmas = spacing.walk(denoiser.schedule, request.steps)
         if not any(LAST < sigma < LEAST for sigma in self._sigmas):
@@ -106,11 +108,11 @@ class Walker:
                 "learned from: give the recipe's defaults more."
             )
         shards = [pictures.scenes(number) for number in range(len(pictures.shards(pictures.count)))]
-        named = torch.cat([scenes.tint.abs().amax(dim=(1, 2)) == 0 for scenes in shards])[: pictures.count]
-        self._places = named.nonzero()[:, 0]
-        """Scenes whose colours have names, so that words can tell all of them."""
-        if len(self._places) == 0:
-            raise UserError("walked needs scenes whose colours have names: give more scenes, or a smaller tinted.")
+        tinted = torch.cat([scenes.tint.abs().amax(dim=(1, 2)) > 0 for scenes in shards])[: pictures.count]
+        kinds = [kind.nonzero()[:, 0] for kind in (~tinted, tinted)]
+        self._places = [places for places in kinds if len(places) > 0]
+        """Where scenes of named colours are and, if there are any, tinted ones: of both as many are walked back to, so
+        that no colour is learned to go with a shape."""
 
     def all(self, count: int, folder: Path, report: Callable[[Progress], None] = lambda _: None) -> Walks:
         """Walks of `count` scenes at least, in chunks; each is a file in the folder, so what is there is not walked
@@ -141,7 +143,8 @@ class Walker:
 
     def chunk(self, generator: torch.Generator) -> Chunk:
         """The fields of `Walks`, of CHUNK scenes, without those that went astray."""
-        place = self._places[torch.randint(len(self._places), (CHUNK,), generator=generator)]
+        some = [places[torch.randint(len(places), (CHUNK,), generator=generator)] for places in self._places]
+        place = torch.cat(some)[:: len(some)]
         top = LEAST * (MOST / LEAST) ** float(torch.rand(1, generator=generator))
         states, end = self.walk(place, top, generator)
         scenes, off = self.nearest(place, end, generator)
@@ -174,25 +177,29 @@ class Walker:
         """From scenes [B] noised to `top`: the states on the way down, with their sigmas, and the end [B z h w]."""
         x0 = self._latents(self._pictures.pixels(place))
         captions = [outright(self._pictures.scene(i)) for i in place.tolist()]
-        both = self._conditioner([*captions, *([""] * len(captions))])
-        projected = self._denoiser.project(both)
+        told = {"uncond": self._conditioner([""] * len(captions)), "cond": self._conditioner(captions)}
+        projected = {row: self._denoiser.project(what) for row, what in told.items()}
+        request, prediction = self._request, self._denoiser.schedule.prediction_type
+        guidance = guided(request.guide, request.guidance, prediction=prediction)
 
         def noise() -> Tensor:
             return torch.randn(x0.shape, generator=generator).to(x0)
 
         sigmas = [top, *(sigma for sigma in self._sigmas if LAST < sigma < top), 0.0]
-        walk = self._sampler.begin(x0 + top * noise(), sigmas, noise, self._request.eta, self._denoiser.schedule)
+        walk = self._sampler.begin(x0 + top * noise(), sigmas, noise, request.eta, self._denoiser.schedule)
         states: list[tuple[float, Tensor]] = []
         try:
             query = next(walk)
             while True:
                 if query.sigma < min(FIRST, top):
                     states.append((query.sigma, query.x))
-                sigma = torch.full((2 * len(x0),), query.sigma, device=x0.device)
+                sigma = torch.full((len(x0),), query.sigma, device=x0.device)
                 with torch.autocast(x0.device.type, torch.bfloat16, enabled=self._bf16):
-                    estimates = self._denoiser(torch.cat([query.x, query.x]), sigma, both, projected)
-                cond, uncond = estimates.chunk(2)
-                query = walk.send(uncond + self._request.guidance * (cond - uncond))
+                    estimates = {
+                        row: self._denoiser(query.x, sigma, told[row], projected[row])
+                        for row in guidance.rows(query.sigma)
+                    }
+                query = walk.send(guidance.combine(estimates, query))
         except StopIteration as stop:
             return states, stop.value
 

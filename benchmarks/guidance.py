@@ -59,7 +59,7 @@ def settings(options: argparse.Namespace) -> list[Setting]:
     around = [Setting(options.scale, (f"interval:{ends}",)) for ends in options.intervals]
     texts = list(options.guides)
     if not texts:
-        texts = [name for name, guide in GUIDES.items() if not guide.model and name != "interval"]
+        texts = [name for name, guide in GUIDES.items() if not guide.model and name not in ("plain", "interval")]
         texts += [f"auto:{options.weak}"] if options.weak is not None else []
     guided = [Setting(options.scale, tuple(text.split(","))) for text in texts]
     alone = [Setting(1.0, one.guide) for one in guided if one.guide[0].partition(":")[0] in ("pag", "auto")]

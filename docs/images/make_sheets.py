@@ -43,9 +43,10 @@ LARGE: dict[str, dict[str, Any]] = {
     **{way: {"upscale": way, **SIZES} for way in ("none", "dilated", "tiles", "two-pass")},
 }
 GUIDED: dict[str, dict[str, Any]] = {
-    **{f"guidance {scale:g}": {"guidance": scale} for scale in (1.0, 2.0, 5.0, 8.0, 12.0)},
+    **{f"guidance {scale:g}": {"guidance": scale, "guide": ["plain"]} for scale in (1.0, 2.0, 5.0, 8.0, 12.0)},
     "8 rescale": {"guidance": 8.0, "guide": ["rescale"]},
-    **{f"5 {guide}": {"guide": [guide]} for guide in ("interval:0.3:20", "apg", "pag")},
+    "5 above sigma 1": {"guide": ["interval:1:1000000"]},
+    **{f"5 {guide}": {"guide": [guide]} for guide in ("apg", "pag")},
     "cfg++": {"guide": ["cfg++"], "sampler": "euler"},
 }
 

@@ -204,6 +204,19 @@ def test_a_u_net_learns_from_its_own_walks(debug_run: Path, tmp_path: Path, monk
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_some_of_what_is_learned_is_kept(debug_run: Path, tmp_path: Path):
+    train = ["train", "unet", "debug", "images=16", "batch=8", "--start", str(debug_run / "model"), "--processes", "1"]
+    runs = {kept: tmp_path / kept for kept in ("1.0", "0.25")}
+    for kept, run in runs.items():
+        assert main([*train, f"kept={kept}", "--out", str(run)]) == 0
+    before, after, some = (
+        load_file(next((run / "unet").glob("*.safetensors"))) for run in (debug_run / "model", *runs.values())
+    )
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    for name, value in before.items():
+        torch.testing.assert_close(some[name], value.float().lerp(after[name], 0.25))
+
+
 def test_some_of_a_u_net_may_stay(debug_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     train = ["train", "unet", "debug", "images=16", "batch=8", "--start", str(debug_run / "model"), "--processes", "1"]
     assert main([*train, "learns=['conv_in.', 'up_blocks.1.']", "--out", str(tmp_path / "run")]) == 0
@@ -217,14 +230,14 @@ def test_some_of_a_u_net_may_stay(debug_run: Path, tmp_path: Path, capsys: pytes
     assert "'up_block.'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("setting", ["walked=0.5", "held=1.5"])
+@pytest.mark.parametrize("setting", ["walked=0.5", "held=1.5", "kept=0.5"])
 def test_a_bert_learns_along(setting: str, debug_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     train = ["train", "unet", "debug", setting, "encoder=bert", "--start", str(debug_run / "model")]
     assert main([*train, "--out", str(tmp_path / "run"), "--processes", "1"]) == 2
     assert "BERT" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("setting", ["walked=0.5", "held=1.5"])
+@pytest.mark.parametrize("setting", ["walked=0.5", "held=1.5", "kept=0.5"])
 def test_without_a_model_there_is_nothing_to_walk_with(
     setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -246,7 +259,7 @@ def test_pictures_of_a_folder_cannot_be_walked_to(debug_run: Path, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("setting", ["walked=1", "walked=-0.1", "walks=0", "held=-1"])
+@pytest.mark.parametrize("setting", ["walked=1", "walked=-0.1", "walks=0", "held=-1", "kept=0", "kept=1.1"])
 def test_settings_that_cannot_be(setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "unet", "debug", setting, "--out", str(tmp_path / "run")]) == 2
     assert setting.partition("=")[0] in capsys.readouterr().err

@@ -137,11 +137,12 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
             if run.parts is None:
                 raise UserError("widths is of a model begun from: give --start, or the network's block_out_channels.")
             Widening(unet, run.recipe.unet.widths)
-        walked, held = run.recipe.unet.walked > 0, run.recipe.unet.held > 0
-        if run.parts is None and (walked or held):
-            raise UserError("walked and held are for a U-Net that draws already: give --start, or leave them at 0.")
-        if encoder == BERT and (walked or held):
-            raise UserError("walked and held are for a text encoder that stays as it is, and a BERT learns along.")
+        walked = run.recipe.unet.walked > 0
+        goes_on = walked or run.recipe.unet.held > 0 or run.recipe.unet.kept < 1
+        if run.parts is None and goes_on:
+            raise UserError("walked, held and kept are for a U-Net that draws already: give --start or leave them out.")
+        if encoder == BERT and goes_on:
+            raise UserError("walked, held and kept are for a text encoder that stays, and a BERT learns along.")
         if walked and run.pictures_from is not None:
             raise UserError("walked needs scenes that are known: leave --data out, or walked at 0.")
         check_fit(unet, vae.latent_channels, width, encoder)

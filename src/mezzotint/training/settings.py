@@ -143,6 +143,9 @@ class UNetRecipe:
     held: float = 0.0
     """Above this sigma the U-Net of a model begun from is held to what it says already: what is composed there is
     forgotten otherwise; 0 holds it nowhere."""
+    kept: float = 1.0
+    """How much of what the U-Net of a model begun from has learned is kept at the end: 0.5 is the mean of the weights
+    before and after, which forgets less (Wortsman et al. 2021, arXiv:2109.01903)."""
     learns: tuple[str, ...] = ()
     """What of the U-Net's parameters learns, by how their names begin, such as up_blocks.2; empty is all of it."""
     widths: tuple[int, ...] = ()
@@ -158,10 +161,10 @@ class UNetRecipe:
                 f"{self.middle} and breadth {self.breadth}; caption_dropout and focus must be from 0 to 1, segment at "
                 "least 0, middle and breadth above 0."
             )
-        if not (0 <= self.walked < 1 and self.walks >= 1 and self.held >= 0):
+        if not (0 <= self.walked < 1 and self.walks >= 1 and self.held >= 0 and 0 < self.kept <= 1):
             raise UserError(
-                f"walked is {self.walked}, walks {self.walks} and held {self.held}; they must be at least 0 and below "
-                "1, at least 1, and at least 0."
+                f"walked is {self.walked}, walks {self.walks}, held {self.held} and kept {self.kept}; they must be at "
+                "least 0 and below 1, at least 1, at least 0, and above 0 and at most 1."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -154,6 +155,7 @@ def train_unet(run: Run) -> None:
             chance = torch.Generator().manual_seed(recipe.fit.seed)
             unet = Widening(unet.config, recipe.widths).unet(unet, chance)
     _thaw(unet, recipe.learns)
+    before = copy.deepcopy(unet).to(run.device).state_dict()
     denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
     conditioner = (first_bert(run, _corpus(pictures)) if with_text else run.conditioner()).to(run.device)
     task = DenoiserTask(
@@ -203,6 +205,8 @@ def train_unet(run: Run) -> None:
         save_bert(run, told_by(network, conditioner))
     write_json(schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
     unet = trained(network).unet
+    for name, value in unet.state_dict().items():
+        value.lerp_(before[name], 1 - recipe.kept)
     save_part(unet, unet.config.to_dict(), run.stage("unet"))  # Its config.json says that the stage is finished.
 
 

@@ -135,6 +135,14 @@ def test_a_picture_goes_back_to_its_noise_and_comes_again(pipe, changes):
     assert np.abs(values(again) - values(pipe.decode(latent)[0])).mean() < 4
 
 
+def test_a_picture_goes_back_as_ddim_comes_whatever_a_model_is_best_drawn_with(pipe):
+    own = {"sampler": "dpmpp-2m-sde", "schedule": "karras", "guide": ["interval:1:9"]}
+    other = Pipeline(conditioner=pipe.conditioner, denoiser=pipe.denoiser, codec=pipe.codec, defaults=own)
+    picture = pipe("a red cube", seed=7, width=32, height=40)
+    one, another = (one.invert(picture, "a red cube", steps=6, guidance=2.0) for one in (pipe, other))
+    assert torch.equal(one, another)
+
+
 @pytest.mark.parametrize(
     ("size", "rounds", "changes", "message"),
     [((17, 16), 5, {}, "multiples of 8"), ((16, 16), -1, {}, "rounds"), ((16, 16), 5, {"steps": 0}, "steps")],

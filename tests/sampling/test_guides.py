@@ -79,7 +79,7 @@ def test_plain_is_no_guide():
         (["pag:nan"], 'pag has "nan"'),
         (["pag:inf"], 'pag has "inf"'),
         (["pag:3:4"], "pag has 2 values"),
-        (["plain:3"], "plain has 1 values: write plain."),
+        (["plain:3"], "plain has 1 value: write plain."),
         (["interval", "plain"], "plain makes no sense with interval"),
         (["pag:-1"], "The scale of the guide pag is -1; it must be from 0 to 100."),
         (["rescale:1.5"], "The share of the guide rescale is 1.5; it must be from 0 to 1."),

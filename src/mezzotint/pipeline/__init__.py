@@ -257,7 +257,7 @@ class Pipeline:
         """
         from mezzotint.pipeline.inverting import inverted
 
-        (request,) = self._requests([what], None, changes)
+        (request,) = self._requests([what], None, {"sampler": "ddim", **changes})
         return inverted(self, image, request, rounds)
 
     def _moves(self, requests: list[Request], noise: Tensor | None, progress: Report | None) -> Iterator[Progress]:

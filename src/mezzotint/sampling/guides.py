@@ -144,7 +144,8 @@ class Choice:
         if guide.model and self.model == "":
             raise UserError(f"The guide {self.name} names no model: write {written(self.name)}.")
         if len(self.values) > len(guide.parameters):
-            raise UserError(f"The guide {self.name} has {len(self.values)} values: write {written(self.name)}.")
+            has = f"{len(self.values)} value{'' if len(self.values) == 1 else 's'}"
+            raise UserError(f"The guide {self.name} has {has}: write {written(self.name)}.")
         defaults = (parameter.default for parameter in guide.parameters[len(self.values) :])
         object.__setattr__(self, "values", (*self.values, *defaults))
         for value, parameter in zip(self.values, guide.parameters, strict=True):

@@ -122,18 +122,19 @@ def still_life_64_bert() -> Recipe:
 def still_life_128() -> Recipe:
     """128 pixels, for a GPU, or two CPU cores and some eleven hours for the U-Net alone: the shipped model.
 
-    Autoencoder 36.4 dB, text read right in 99.2% of solids before it was taught more words, obedience 0.97 overall: see
-    docs/log.md. The shipped stages have seen as many images as are said here, not in one go: the autoencoder in three,
-    the text tower in two, then 1 130 000 captions in more words without pictures, and last 120 000 by what the U-Net
-    draws best; the decoder in two, and between them 160 000 crops of 64 pixels. The U-Net's learning rate fell to zero
-    at 240 000, 310 000, 730 000, 1 200 000, 1 410 000, 1 640 000, 1 870 000, 1 906 000, 1 986 000, 2 116 000 and
-    2 236 000 images and rose to some 6e-4 again. Until 1 410 000 it had 64 channels at the finest resolution; from
-    1 640 000 on two scenes in five were tinted, from 1 870 000 none, the mean of both weights saw 80 000 images, one in
-    five tinted, and 130 000 more, as many tinted, were noised to lower levels (focus 0.6, middle 0.8). The mean of both
-    weights learned 120 000 images more by its own walks (`walked`), in the blocks at the latent's own size alone, and
-    half of that was kept. The classifier was trained in four goes, its learning rate zero after 90 000 and 154 000.
-    What reads pictures as prompts is as its own mezzotint.json says: its image tower, another than that of these
-    360 000, saw 300 000 pictures by batches of 256 and 580 000 more by 64, half of those grey.
+    Autoencoder 36.4 dB, text read right in 99.2% of solids before it was taught more words, obedience 0.97 overall:
+    see docs/log.md. The shipped stages have seen as many images as are said here, not in one go: the autoencoder in
+    three, the text tower in two, then 1 130 000 captions in more words without pictures, and last 120 000 by what the
+    U-Net draws best; the decoder in two, and between them 160 000 crops of 64 pixels. The U-Net's learning rate fell
+    to zero at 240 000, 310 000, 730 000, 1 200 000, 1 410 000, 1 640 000, 1 870 000, 1 906 000, 1 986 000, 2 116 000
+    and 2 236 000 images and rose to some 6e-4 again, last 5e-4. Until 1 410 000 it had 64 channels at the finest
+    resolution; from 1 640 000 on two scenes in five were tinted, from 1 870 000 none, the mean of both weights saw 80
+    000 images, one in five tinted, and 130 000 more, as many tinted, were noised to lower levels (focus 0.6, middle
+    0.8). The mean of both weights learned 120 000 images more by its own walks (`walked`), in the blocks at the
+    latent's own size alone, and half of that was kept. The classifier was trained in four goes, its learning rate
+    zero after 90 000 and 154 000. What reads pictures as prompts is as its own mezzotint.json says: its image tower,
+    another than that of these 360 000, saw 300 000 pictures by batches of 256 and 580 000 more by 64, half of those
+    grey.
     """
     return Recipe(
         name="still-life-128",
@@ -162,7 +163,7 @@ def still_life_128() -> Recipe:
         defaults={
             "steps": 24,
             "guidance": 5.0,
-            "guide": ("interval:1:1000000",),
+            "guide": ["interval:1:1000000"],
             "sampler": "dpmpp-2m-sde",
             "schedule": "karras",
             "eta": 0.3,

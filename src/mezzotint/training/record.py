@@ -137,12 +137,19 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
             if run.parts is None:
                 raise UserError("widths is of a model begun from: give --start, or the network's block_out_channels.")
             Widening(unet, run.recipe.unet.widths)
-        walked = run.recipe.unet.walked > 0
-        goes_on = walked or run.recipe.unet.held > 0 or run.recipe.unet.kept < 1
-        if run.parts is None and goes_on:
-            raise UserError("walked, held and kept are for a U-Net that draws already: give --start or leave them out.")
+        learning = run.recipe.unet
+        walked = learning.walked > 0
+        goes_on = walked or learning.held > 0 or learning.kept < 1
+        if run.parts is None and (goes_on or learning.learns):
+            raise UserError(
+                "walked, held, kept and learns are for a U-Net that draws already: give --start, or leave them out."
+            )
         if encoder == BERT and goes_on:
             raise UserError("walked, held and kept are for a text encoder that stays, and a BERT learns along.")
+        names = [] if run.parts is None else [name for name, _ in run.parts.unet.named_parameters()]
+        for beginning in learning.learns:
+            if not any(name.startswith(beginning) for name in names):
+                raise UserError(f"learns has {beginning!r}, and no name in the U-Net begins so; {names[0]} is one.")
         if walked and run.pictures_from is not None:
             raise UserError("walked needs scenes that are known: leave --data out, or walked at 0.")
         check_fit(unet, vae.latent_channels, width, encoder)

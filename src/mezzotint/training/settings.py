@@ -147,7 +147,8 @@ class UNetRecipe:
     """How much of what the U-Net of a model begun from has learned is kept at the end: 0.5 is the mean of the weights
     before and after, which forgets less (Wortsman et al. 2021, arXiv:2109.01903)."""
     learns: tuple[str, ...] = ()
-    """What of the U-Net's parameters learns, by how their names begin, such as up_blocks.2; empty is all of it."""
+    """What of the U-Net of a model begun from learns, by how the parameters' names begin, such as "up_blocks.2."; empty
+    is all of it."""
     widths: tuple[int, ...] = ()
     """What the U-Net of a model begun from is widened to (`denoise.wider`), finest first; empty leaves it as it is."""
     fit: FitConfig
@@ -166,6 +167,8 @@ class UNetRecipe:
                 f"walked is {self.walked}, walks {self.walks}, held {self.held} and kept {self.kept}; they must be at "
                 "least 0 and below 1, at least 1, at least 0, and above 0 and at most 1."
             )
+        if not all(isinstance(beginning, str) and beginning for beginning in self.learns):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError(f"learns is {self.learns}; write beginnings of names, as ('conv_in.', 'up_blocks.2.').")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import random
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -154,8 +154,9 @@ def train_unet(run: Run) -> None:
         if recipe.widths:
             chance = torch.Generator().manual_seed(recipe.fit.seed)
             unet = Widening(unet.config, recipe.widths).unet(unet, chance)
-    _thaw(unet, recipe.learns)
-    before = copy.deepcopy(unet).to(run.device).state_dict()
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(not recipe.learns or name.startswith(recipe.learns))
+    before = {name: value.cpu().clone() for name, value in unet.state_dict().items()} if recipe.kept < 1 else {}
     denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
     conditioner = (first_bert(run, _corpus(pictures)) if with_text else run.conditioner()).to(run.device)
     task = DenoiserTask(
@@ -205,22 +206,10 @@ def train_unet(run: Run) -> None:
         save_bert(run, told_by(network, conditioner))
     write_json(schedule.to_dict(), run.stage("unet") / "scheduler_config.json")
     unet = trained(network).unet
-    for name, value in unet.state_dict().items():
-        value.lerp_(before[name], 1 - recipe.kept)
+    state = unet.state_dict()
+    for name, value in before.items():
+        state[name].lerp_(value.to(state[name]), 1 - recipe.kept)
     save_part(unet, unet.config.to_dict(), run.stage("unet"))  # Its config.json says that the stage is finished.
-
-
-def _thaw(unet: UNet, learns: Sequence[str]) -> None:
-    """Let parameters learn whose names begin so, or all of them where no beginning is given.
-
-    Raises UserError for a beginning that no name has.
-    """
-    names = [name for name, _ in unet.named_parameters()]
-    for beginning in learns:
-        if not any(name.startswith(beginning) for name in names):
-            raise UserError(f"learns has {beginning!r}, and no name in the U-Net begins so; {names[0]} is one.")
-    for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(not learns or name.startswith(tuple(learns)))
 
 
 def _own_walks(
@@ -232,7 +221,7 @@ def _own_walks(
         return None
     assert isinstance(pictures, StillLife)
     defaults = run.recipe.defaults
-    told = f"{pictures.identity}\n{sorted(defaults.items())}\n{recipe.fit.seed}"
+    told = f"{pictures.identity}\n{json.dumps(defaults, sort_keys=True)}\n{recipe.fit.seed}"
     folder = run.stage("unet") / f"walks-{walks_name(told, denoiser, conditioner.text_model, codec.autoencoder)}"
     if workers.leads():
         for other in set(folder.parent.glob("walks-*")) - {folder}:

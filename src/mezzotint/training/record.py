@@ -146,8 +146,9 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
             )
         if encoder == BERT and goes_on:
             raise UserError("walked, held and kept are for a text encoder that stays, and a BERT learns along.")
-        names = [] if run.parts is None else [name for name, _ in run.parts.unet.named_parameters()]
         for beginning in learning.learns:
+            assert run.parts is not None
+            names = [name for name, _ in run.parts.unet.named_parameters()]
             if not any(name.startswith(beginning) for name in names):
                 raise UserError(f"learns has {beginning!r}, and no name in the U-Net begins so; {names[0]} is one.")
         if walked and run.pictures_from is not None:

@@ -100,6 +100,14 @@ def test_a_table_and_an_album(here: Path, capsys: pytest.CaptureFixture[str]):
     assert Image.open(here / "album" / "single_object.png").size == (2 * 16 + 4, 2 * 16 + 4)
 
 
+def test_guides_stand_in_for_the_models_own(here: Path, capsys: pytest.CaptureFixture[str]):
+    guides = ["--guide", "interval:1:20", "--guide", "rescale:0.5"]
+    assert main([*QUICK, *guides, "--categories", "held_out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["request"] == {"steps": 1, "guide": ["interval:1:20", "rescale:0.5"]}
+    assert main([*QUICK, "--guide", "nonsense"]) == 2
+    assert 'There is no guide "nonsense"' in capsys.readouterr().err
+
+
 def test_what_is_ours_alone_has_no_overall_score(here: Path, capsys: pytest.CaptureFixture[str]):
     assert main([*QUICK, "--categories", "held_out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["overall"] is None
@@ -253,6 +261,6 @@ def test_stopping_leaves_no_empty_folder(here: Path, capsys: pytest.CaptureFixtu
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mezzotint.evaluate.obedience.obedience", stop)
+    monkeypatch.setattr("mezzotint.evaluate.obedience.judge_pictures", stop)
     assert main([*QUICK, "--out", "new/album"]) == 130
     assert {path.name for path in here.iterdir()} == {"tiny"}

@@ -21,7 +21,7 @@ class Album:
     """Keeps pictures and verdicts in a folder, if there is one."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder` is there."""
+        """`folder` is there when something is written (`made`)."""
         self._folder = folder
         self._rows: list[tuple[float, Sequence[Image.Image], dict[str, Any]]] = []
 

@@ -7,15 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mezzotint.cli.album import Album, made
 from mezzotint.cli.flags import parse
 from mezzotint.cli.progress import ProgressLine
 from mezzotint.types import Request, UserError
-
-if TYPE_CHECKING:
-    from mezzotint.evaluate.obedience import Verdict
 
 ABOUT = (
     "obedience: draw prompts of ten categories and let the judge say which pictures show just what was asked for; "
@@ -34,6 +31,7 @@ FLAGS = {
         "guidance",
         "sampler",
         "schedule",
+        "guide",
         "out",
         "device",
     ),
@@ -74,6 +72,8 @@ class Options:
     """Sampler; by default the model's own. (obedience)"""
     schedule: str | None = None
     """Schedule; by default the model's own. (obedience)"""
+    guide: tuple[str, ...] = ()
+    """What else steers (see `mezzotint guides`), once for each; by default the model's own. (obedience)"""
     out: Path | None = None
     """A folder for a sheet of every category or conditioner, NAME.png, and its verdicts, NAME.jsonl (obedience); for
     judge, where it is written, by default runs/judge."""
@@ -112,10 +112,8 @@ class Options:
     @property
     def changes(self) -> dict[str, Any]:
         """The fields of requests that stand in for the model's own."""
-        given = {
-            "steps": self.steps, "guidance": self.guidance, "sampler": self.sampler, "schedule": self.schedule
-        }  # fmt: skip
-        return {name: value for name, value in given.items() if value is not None}
+        given = {name: getattr(self, name) for name in ("steps", "guidance", "sampler", "schedule", "guide")}
+        return {name: value for name, value in given.items() if value not in (None, ())}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -139,22 +137,21 @@ def _obedience(options: Options) -> int:
 
     import mezzotint
     from mezzotint.evaluate.judge import load_judge
-    from mezzotint.evaluate.obedience import obedience, overall
+    from mezzotint.evaluate.obedience import judge_pictures, overall
+    from mezzotint.evaluate.scores import Score, share
 
     changes = options.changes
     judge, accuracy = load_judge()
     pipe = mezzotint.load(model, options.device)
     pipe.check(pipe.request("", **changes))
-    scores: dict[str, dict[str, Any]] = {}
+    scores: dict[str, Score] = {}
     album = Album(options.out)
     with made(options.out), ProgressLine(EVERY) as line:
         for category in options.categories or tuple(CATEGORIES):
-            done = 0
-
-            def watch(verdict: Verdict, category: str = category) -> None:
-                nonlocal done
-                done += 1
+            right = 0
+            for done, verdict in enumerate(judge_pictures(pipe, judge, category, n=n, seed=seed, changes=changes), 1):
                 line.tell(done, n, f"{category} {done} of {n}")
+                right += verdict.obeyed
                 told = {
                     "prompt": verdict.task.prompt,
                     "seed": verdict.request.seed,
@@ -162,9 +159,7 @@ def _obedience(options: Options) -> int:
                     "found": [asdict(one) for one in verdict.found],
                 }
                 album.add([verdict.image], told, verdict.obeyed)
-
-            part = obedience(pipe, judge, n=n, seed=seed, categories=[category], changes=changes, watch=watch)
-            scores |= part["categories"]
+            scores[category] = share(right, n)
             line.wipe()
             if not options.json:
                 print(_row(category, scores[category]), flush=True)

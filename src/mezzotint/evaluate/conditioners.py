@@ -22,7 +22,7 @@ from mezzotint.evaluate.cases import Case, Look, Row, Still, Studio, caption, gr
 from mezzotint.evaluate.judge import Found
 from mezzotint.evaluate.maps import edge_energy, fade_energy, overlap, rank_correlation
 from mezzotint.evaluate.obedience import obeys
-from mezzotint.evaluate.prompts import Task, Wanted, phrase, trained_pairs
+from mezzotint.evaluate.prompts import Wanted, phrase, trained_pairs
 from mezzotint.evaluate.scores import Figure, Score, counted, score
 from mezzotint.vae.codec import to_uint8
 from mezzotint.world.render import render
@@ -67,7 +67,7 @@ def filled(still: Still, box: tuple[slice, slice], asked: Wanted) -> Case:
         after = torch.from_numpy(levels(look.image)).permute(2, 0, 1)
         there = [one for one in look.found if _at(inside, one)]
         return {
-            "asked": counted(obeys(Task("", (asked,)), there)),
+            "asked": counted(obeys((asked,), there)),
             "kept": counted(bool((after == before)[:, ~inside].all())),
             "seam": Figure(edge_energy(after, inside), edge_energy(before, inside)),
             "fade": Figure(fade_energy(after, inside, FADE), fade_energy(before, inside, FADE)),
@@ -83,12 +83,14 @@ def depth(scenes: Iterator[Still], chooser: random.Random) -> Iterator[Case]:
     """A scene's depth, and a caption of it."""
     for still in scenes:
         near, table = 1 / still.depth, still.table
-        task = Task("", wanted(still.scene))
+        solids = wanted(still.scene)
 
-        def measure(look: Look, near: Tensor = near, table: Tensor = table, task: Task = task) -> dict[str, Figure]:
+        def measure(
+            look: Look, near: Tensor = near, table: Tensor = table, solids: tuple[Wanted, ...] = solids
+        ) -> dict[str, Figure]:
             return {
                 "rank": Figure(rank_correlation(look.near[table], near[table])),
-                "text": counted(obeys(task, look.found)),
+                "text": counted(obeys(solids, look.found)),
             }
 
         yield Case(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 from typing import Any
@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mezzotint.evaluate.judge import Found, Judge
-from mezzotint.evaluate.prompts import CATEGORIES, Task, Wanted, tasks
-from mezzotint.evaluate.scores import Score, share
+from mezzotint.evaluate.prompts import Task, Wanted, tasks
 from mezzotint.pipeline import Pipeline
 from mezzotint.types import Request
 
@@ -28,7 +27,6 @@ APART = 0.03
 class Verdict:
     """A picture against its task."""
 
-    category: str
     task: Task
     request: Request
     image: Image.Image
@@ -36,13 +34,13 @@ class Verdict:
     obeyed: bool
 
 
-def obeys(task: Task, found: Sequence[Found]) -> bool:
-    """Whether exactly the wanted solids are there, and in their places."""
-    if len(found) != len(task.wanted):
+def obeys(wanted: Sequence[Wanted], found: Sequence[Found], order: str = "any") -> bool:
+    """Whether exactly the wanted solids are there, and in their places (`Task.order`)."""
+    if len(found) != len(wanted):
         return False
     return any(
-        all(_is(one, wanted) for one, wanted in zip(order, task.wanted, strict=True)) and _in_place(order, task.order)
-        for order in permutations(found)
+        all(_is(one, other) for one, other in zip(row, wanted, strict=True)) and _in_place(row, order)
+        for row in permutations(found)
     )
 
 
@@ -67,36 +65,13 @@ def judge_pictures(
     for picture in pipe.draw(requests):
         task = asked[picture.index]
         (found,) = judge.find(pixels_of(picture.image)[None])
-        yield Verdict(category, task, picture.request, picture.image, tuple(found), obeys(task, found))
+        obeyed = obeys(task.wanted, found, task.order)
+        yield Verdict(task, picture.request, picture.image, tuple(found), obeyed)
 
 
 def pixels_of(image: Image.Image) -> Tensor:
     """[3 H W] in [-1, 1] of an RGB picture."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(127.5).sub(1)
-
-
-def obedience(
-    pipe: Pipeline,
-    judge: Judge,
-    *,
-    n: int = 200,
-    seed: int = 0,
-    categories: Sequence[str] = tuple(CATEGORIES),
-    changes: dict[str, Any] | None = None,
-    watch: Callable[[Verdict], None] = lambda _: None,
-) -> dict[str, Any]:
-    """{"categories": {name: {"score", "low", "high", "n"}}, "overall"} of a model, n pictures a category.
-
-    `watch` sees every picture and its verdict. How far the judge itself can be trusted is the caller's to add.
-    """
-    scores: dict[str, Score] = {}
-    for category in categories:
-        right = 0
-        for verdict in judge_pictures(pipe, judge, category, n=n, seed=seed, changes=changes or {}):
-            right += verdict.obeyed
-            watch(verdict)
-        scores[category] = share(right, n)
-    return {"categories": scores, "overall": overall(scores)}
 
 
 def overall(scores: Mapping[str, Mapping[str, float | int]]) -> float | None:

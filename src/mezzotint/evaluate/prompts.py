@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mezzotint.world.scene import COLOURS, HELD_OUT_PAIRS, SHAPES, Solid, is_held_out
-from mezzotint.world.style import plural
+from mezzotint.world.style import indefinite, plural
 from mezzotint.world.words import NUMBER_WORDS
 
 
@@ -28,12 +28,12 @@ class Wanted:
 class Task:
     """A prompt, the solids that must be there and no others, and where they must stand.
 
-    order: "" any; "across" from left to right as listed; "deep" the first in front of the second.
+    order: "any"; "across" from left to right as listed; "deep" the first in front of the second.
     """
 
     prompt: str
     wanted: tuple[Wanted, ...]
-    order: str = ""
+    order: str = "any"
 
 
 def tasks(category: str, n: int, seed: int) -> list[Task]:
@@ -45,8 +45,7 @@ def tasks(category: str, n: int, seed: int) -> list[Task]:
 
 def phrase(one: Wanted) -> str:
     """'a red cube'."""
-    words = f"{one.colour} {one.shape}".strip()
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return indefinite(f"{one.colour} {one.shape}".strip())
 
 
 def _opening(chooser: random.Random) -> str:
@@ -141,11 +140,11 @@ REWORDED = (
     ("{the_a} is in front of {the_b}", "deep"),
     ("{b} with {a} in front of it", "deep"),
     ("{a} in the foreground, {b} in the background", "deep"),
-    ("{the_a} and {the_b}", ""),
-    ("{a_that} and {b_that}", ""),
-    ("can you draw {a} next to {b}?", ""),
-    ("two things: {a} and {b}", ""),
-    ("I would like to see {a} as well as {b}, please", ""),
+    ("{the_a} and {the_b}", "any"),
+    ("{a_that} and {b_that}", "any"),
+    ("can you draw {a} next to {b}?", "any"),
+    ("two things: {a} and {b}", "any"),
+    ("I would like to see {a} as well as {b}, please", "any"),
 )
 """Ways to ask for a and b, and the order in which they must stand; some are words that no caption uses."""
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mezzotint.evaluate.cases import Case, Look, Row, Still, Studio, caption, levels, wanted
 from mezzotint.evaluate.obedience import obeys
-from mezzotint.evaluate.prompts import Task
+from mezzotint.evaluate.prompts import Wanted
 from mezzotint.evaluate.scores import Figure, counted, rises, score
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -35,12 +35,14 @@ class Change(Case):
 def cases(scenes: Iterator[Still], chooser: random.Random) -> Iterator[Change]:
     """A scene's picture, told as another scene."""
     for still, other in zip(scenes, scenes, strict=True):
-        task, before = Task("", wanted(other.scene)), levels(still.image)
+        asked, before = wanted(other.scene), levels(still.image)
 
-        def measure(look: Look, task: Task = task, before: np.ndarray[Any, Any] = before) -> dict[str, Figure]:
+        def measure(
+            look: Look, asked: tuple[Wanted, ...] = asked, before: np.ndarray[Any, Any] = before
+        ) -> dict[str, Figure]:
             return {
                 "change": Figure(float(np.abs(levels(look.image) - before).mean())),
-                "obeyed": counted(obeys(task, look.found)),
+                "obeyed": counted(obeys(asked, look.found)),
             }
 
         yield Change(

@@ -71,7 +71,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             pictures = StillLife(Path(folder), options.n, pipe.size[0], seed=options.seed)
         walker = Walker(pipe.denoiser, pipe.conditioner, pipe.codec, pictures, request)
-        scenes = pictures.scenes(0).take(slice(options.n))
+        scenes = pictures.scenes
         for name, sigma in ((model, options.sigma), *([("the scenes", 0.0)] if place == 0 else [])):
             error = errors(walker, pipe, pictures, sigma, options.seed)
             figures = decibels(error, scenes.shape, scenes.present)

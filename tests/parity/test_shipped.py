@@ -64,7 +64,7 @@ def test_its_classifier_sees_what_is_there_through_noise(pipe):
     scenes = random_scenes(96, 88_001)
     with torch.inference_mode():
         latents = pipe.codec.encode(render(scenes, pipe.size[1], pipe.size[0]).pixels)
-    truth = counts(scenes.shape, scenes.colour, scenes.present, classifier().config) > 0
+    truth = counts(scenes, classifier().config) > 0
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     for sigma, least_shape, least_colour in LEAST:
         seen = (latents + sigma * noise) / (1 + sigma**2) ** 0.5

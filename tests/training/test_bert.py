@@ -23,8 +23,7 @@ from mezzotint.store.convert import convert
 from mezzotint.store.folder import Parts, load_folder
 from mezzotint.text import WordPieceTokenizer, train_word_pieces
 from mezzotint.training import bert
-from mezzotint.training.bert import read_back
-from mezzotint.training.clip import ATTRIBUTES, ORDERS, ReadOut, truth_told
+from mezzotint.training.clip import ATTRIBUTES, ORDERS, ReadOut, read_back, truth_told
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import fit
 from mezzotint.training.fit_config import FitConfig
@@ -146,7 +145,7 @@ def test_of_a_dropped_caption_nothing_is_to_be_read(tiny_parts: Parts, pictures:
 def test_the_whole_text_and_the_last_place_are_asked():
     read, tokens = ReadOut(4), torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     truth = truth_told([Told("a red cube", (Solid("cube", "red", "", ""),), "any")] * 2)
-    loss, right = read_back(read, tokens, truth)
+    loss, right = read_back(read, tokens[:, 0], tokens[:, -1], truth)
     first, last = (read.loss(tokens[:, place], truth) for place in (0, 4))
     assert torch.equal(loss, first[0] + 0.5 * last[0])
     assert torch.equal(right, first[1])

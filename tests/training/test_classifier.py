@@ -35,7 +35,7 @@ def recipe(*settings: str) -> Recipe:
 def test_counts_in_closed_form():
     solids = (Solid("cube", "red"), Solid("cube", "blue"), Solid("cone", "red"))
     scenes = gather([Scene(solids)])
-    found = counts(scenes.shape, scenes.colour, scenes.present, STILL_LIFE)[0]
+    found = counts(scenes, STILL_LIFE)[0]
     assert int(found[0, 0]) == 3
     cube, cone, red, blue = 2, 4, 1, 6
     assert found[cube].tolist() == [2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0]
@@ -75,7 +75,7 @@ def test_at_first_it_is_as_surprised_as_the_prior(tiny_parts: Parts, pictures: S
     loss, figures = task.loss(index, torch.Generator().manual_seed(0))
     prior, seen = prior_of(pictures, SMALL)
     answers = torch.cat([torch.zeros_like(prior[..., :1]), prior], dim=2).log_softmax(dim=2)
-    truth = counts(*pictures.solids(index), SMALL)
+    truth = counts(pictures.unmirrored(index), SMALL)
     surprise = -answers.expand(24, -1, -1, -1).gather(3, truth[..., None])[..., 0]
     expected = (surprise * seen).flatten(1).sum(dim=1).mean() / 18
     assert float(loss.detach()) - 3.0 * float(figures["segment"]) == pytest.approx(float(expected), rel=1e-5)

@@ -45,7 +45,7 @@ def truth(pictures: StillLife, tmp_path_factory: pytest.TempPathFactory) -> Scen
 
 def test_the_truth_is_that_of_the_scenes_and_of_their_mirror_images(pictures: StillLife, truth: SceneTruth) -> None:
     index = torch.arange(COUNT)
-    drawn = render(pictures.scenes(0), SIZE // 2)
+    drawn = render(pictures.scenes, SIZE // 2)
     assert torch.allclose(truth.depth(index)[:, 0], drawn.depth, atol=0.01)
     assert torch.allclose(truth.solid(index)[:, 0], drawn.masks.sum(dim=1).clamp(max=1), atol=0.01)
     for plane in (truth.depth, truth.solid):

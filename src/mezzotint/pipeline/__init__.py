@@ -174,7 +174,7 @@ class Pipeline:
     def request(self, prompt: str, **given: Any) -> Request:
         """The request for a prompt: what is given, then what this model is best drawn with, then a request's defaults.
 
-        The model's schedule is for its sampler, and left out where another is given.
+        The model's schedule, fresh noise and guides are for its sampler, and left out where another is given.
 
         Raises UserError for a value that no request can have.
         """

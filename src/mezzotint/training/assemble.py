@@ -25,9 +25,9 @@ ADDED = ("decoder", "classifier", "hints", "image_prompt")
 def assemble(run: Run) -> Path:
     """The model in RUN/model from the finished stages; the fine-tuned decoder is taken where there is one.
 
-    It is called what the recipe is called, and says of itself how its stages were trained. Where the run has a decoder,
-    a classifier or hints alone, for a model begun from, that model is written once more with them. Raises UserError
-    where a stage is not finished.
+    It is called what the recipe is called, and says of itself how its stages were trained. Where the run has
+    nothing but what is ADDED to a model begun from, that model is written once more with it. Raises UserError where a
+    stage is not finished.
     """
     if run.parts is not None and not run.has("unet") and any(run.has(name) for name in ADDED):
         return _with_added(run, run.parts)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import Tensor
-
 from mezzotint.conditioning.bert import LDMBertModel
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.store.part import SHARD
@@ -17,7 +15,6 @@ from mezzotint.store.texts import save_text
 from mezzotint.text.train import train_word_pieces
 from mezzotint.text.wordpiece import WordPieceTokenizer
 from mezzotint.training import workers
-from mezzotint.training.clip import ReadOut
 from mezzotint.training.run import Run, bert_folders
 
 
@@ -45,13 +42,3 @@ def first_bert(run: Run, corpus: Iterable[str]) -> TextConditioner:
 def save_bert(run: Run, conditioner: TextConditioner) -> None:
     """Write what has learned with the U-Net into that one's stage, where `load_bert` finds it."""
     save_text((conditioner.tokenizer, conditioner.text_model), bert_folders(run.stage("unet")), None, SHARD)
-
-
-def read_back(read_out: ReadOut, tokens: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The loss of reading scenes out of a BERT's tokens [B L D], and the share of solids read right.
-
-    [CLS], which stands for the whole text, is asked, and half as loudly the last place, because padding is read by
-    cross-attention too.
-    """
-    loss, slots = read_out.loss(tokens[:, 0], truth)
-    return loss + 0.5 * read_out.loss(tokens[:, -1], truth)[0], slots

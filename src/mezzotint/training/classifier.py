@@ -15,6 +15,7 @@ from mezzotint.training.cells import Cells
 from mezzotint.training.data import StillLife
 from mezzotint.training.unet import LatentCache, level_shares, low_and_high, spread_levels
 from mezzotint.vae.codec import Codec
+from mezzotint.world.scene import Scenes
 
 
 class _Named(nn.Module):
@@ -36,14 +37,14 @@ def trained(network: nn.Module) -> Classifier:
     return network.classifier
 
 
-def counts(shape: Tensor, colour: Tensor, present: Tensor, config: ClassifierConfig) -> Tensor:
-    """How many solids of every kind scenes have, [B S K] int64, of the shapes and colours [B 4] of those present.
+def counts(scenes: Scenes, config: ClassifierConfig) -> Tensor:
+    """How many solids of every kind scenes have, [B S K] int64.
 
     Place 0 is any shape, or any colour, so that [0, 0] is how many there are in all.
     """
-    here = present.long()
-    shapes = F.one_hot(shape + 1, 1 + len(config.shapes)) * here[..., None]
-    colours = F.one_hot(colour + 1, 1 + len(config.colours))
+    here = scenes.present.long()
+    shapes = F.one_hot(scenes.shape + 1, 1 + len(config.shapes)) * here[..., None]
+    colours = F.one_hot(scenes.colour + 1, 1 + len(config.colours))
     shapes[..., 0], colours[..., 0] = here, 1
     return torch.einsum("bis,bik->bsk", shapes, colours)
 
@@ -54,7 +55,7 @@ def prior_of(pictures: StillLife, config: ClassifierConfig) -> tuple[Tensor, Ten
     Half a picture is added to every number, so that none is infinitely rare. A pair of shape and colour that no picture
     shows is taken to be as rare as the others are on average.
     """
-    found = counts(*pictures.solids(torch.arange(pictures.count)), config)
+    found = counts(pictures.scenes, config)
     often = F.one_hot(found.clamp(max=config.most), 1 + config.most).sum(dim=0).double()
     seen = often[..., 1:].sum(dim=-1) > 0
     pairs = often[1:, 1:]
@@ -111,7 +112,8 @@ class ClassifierTask:
         features = classifier.features(x, sigma)
         with torch.autocast(device.type, enabled=False):
             answers = classifier.answers(features.float(), sigma)
-        truth = counts(*self._pictures.solids(index), classifier.config).clamp(max=classifier.config.most).to(device)
+        truth = counts(self._pictures.unmirrored(index), classifier.config)
+        truth = truth.clamp(max=classifier.config.most).to(device)
         surprise = -answers.gather(3, truth[..., None])[..., 0]  # [B S K]
         error = (surprise * self._seen).flatten(1).sum(dim=1)
         figures = low_and_high(error, spread)

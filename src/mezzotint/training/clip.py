@@ -61,6 +61,15 @@ class ReadOut(nn.Module):
         return torch.stack(losses).mean(), (right & solids).sum() / solids.sum().clamp(min=1)
 
 
+def read_back(read_out: ReadOut, whole: Tensor, last: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The loss of reading scenes out of what stands for a whole text [B D], and the share of solids read right.
+
+    Its last place [B D] is asked half as loudly, because padding is read by cross-attention too.
+    """
+    loss, slots = read_out.loss(whole, truth)
+    return loss + 0.5 * read_out.loss(last, truth)[0], slots
+
+
 def truth_of(solids: Sequence[Sequence[Solid]]) -> dict[str, Tensor]:
     """Class indices [B 4] of every attribute for rows of up to four solids."""
     truth = {name: torch.zeros(len(solids), MAX_OBJECTS, dtype=torch.int64) for name in ATTRIBUTES}
@@ -160,10 +169,8 @@ class CLIPTask:
         if self._fixed_text:
             return loss, figures
         said = {name: value.to(device) for name, value in truth_told(told).items()}
-        read, slots = network.read_text.loss(text.pooled, said)
-        # The padding after a caption is read by cross-attention too, so it has to know the scene as well.
-        read_late, _ = network.read_text.loss(text.last_hidden_state[:, -1], said)
-        return loss + read + 0.5 * read_late, {**figures, "text_slots": slots}
+        read, slots = read_back(network.read_text, text.pooled, text.last_hidden_state[:, -1], said)
+        return loss + read, {**figures, "text_slots": slots}
 
     def _patches(self, vision: VisionOutput, index: Tensor, coloured: int) -> Tensor:
         """The loss of naming what stands in every patch, from the tokens before the last block: what adapters read.

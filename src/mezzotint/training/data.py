@@ -6,7 +6,6 @@ many pictures were seen, and a resumed run sees what an uninterrupted one would 
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +17,12 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mezzotint.store.beside import make_folder
+from mezzotint.store.beside import file_beside, make_folder
 from mezzotint.store.pictures import check_picture, read_colours
 from mezzotint.types import UserError
 from mezzotint.world.captions import Told, outright, tell
 from mezzotint.world.render import render
-from mezzotint.world.scene import Scene, Scenes, random_scenes
+from mezzotint.world.scene import Scene, Scenes, joined, random_scenes
 
 
 class Pictures(Protocol):
@@ -63,10 +62,10 @@ class StillLife:
             self.identity += f", {tinted:g} tinted"
         shards = [self.shard(folder, size, seed, *each, tinted=tinted) for each in self.shards(count)]
         self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
-        self._shards = [scenes for _, scenes in shards]
+        self.scenes = joined([scenes for _, scenes in shards]).take(slice(count))
+        """All of them, unmirrored."""
         self._shares: dict[tuple[int, int], Tensor] = {}
-        self._scenes = [scene for _, scenes in shards for scene in scenes.describe()][:count]
-        self._mirrored = [scene for _, scenes in shards for scene in scenes.mirrored().describe()][:count]
+        self._told = [*self.scenes.describe(), *self.scenes.mirrored().describe()]
 
     @classmethod
     def shards(cls, count: int) -> list[tuple[int, int]]:
@@ -102,19 +101,16 @@ class StillLife:
         places = self.places(index)
         shares = torch.stack([self._shares_of(shard, side)[row] for shard, row in places]).float() / 255
         mirrored = (index >= self.count)[:, None, None, None]
-        shape, colour, _ = self.solids(index)
-        return shape, colour, torch.where(mirrored, shares.flip(3), shares)
+        scenes = self.unmirrored(index)
+        return scenes.shape, scenes.colour, torch.where(mirrored, shares.flip(3), shares)
 
-    def solids(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Shape and colour [B 4] of each solid, and whether there is one, as `Scenes` has them."""
-        places = self.places(index)
-        shape = torch.stack([self._shards[shard].shape[row] for shard, row in places])
-        colour = torch.stack([self._shards[shard].colour[row] for shard, row in places])
-        return shape, colour, torch.stack([self._shards[shard].present[row] for shard, row in places])
+    def unmirrored(self, index: Tensor) -> Scenes:
+        """The scenes at these places, or those that they mirror."""
+        return self.scenes.take(index % self.count)
 
-    def scenes(self, shard: int) -> Scenes:
-        """The scenes of a shard."""
-        return self._shards[shard]
+    def scenes_of(self, shard: int) -> Scenes:
+        """The scenes of a shard, as far as they are asked for."""
+        return self.scenes.take(slice(shard * self.SHARD, (shard + 1) * self.SHARD))
 
     def places(self, index: Tensor) -> list[tuple[int, int]]:
         """The shard and the row of each, or of what it mirrors."""
@@ -123,7 +119,7 @@ class StillLife:
     def _shares_of(self, shard: int, side: int) -> Tensor:
         """`cells` of a whole shard, uint8, drawn when first asked for: masks need far fewer rays than pictures."""
         if (shard, side) not in self._shares:
-            scenes = self._shards[shard]
+            scenes = self.scenes_of(shard)
             chunks = [scenes.take(slice(start, start + 256)) for start in range(0, len(scenes), 256)]
             masks = (render(chunk, 4 * side, samples=1).masks for chunk in chunks)
             covered = torch.cat([F.avg_pool2d(mask, 4) for mask in masks])
@@ -141,7 +137,7 @@ class StillLife:
 
     def scene(self, place: int) -> Scene:
         """The scene at a place."""
-        return self._scenes[place] if place < self.count else self._mirrored[place - self.count]
+        return self._told[place]
 
     def captions(self, index: Tensor, seed: int) -> list[str]:
         """As `Pictures.captions`."""
@@ -149,13 +145,12 @@ class StillLife:
 
 
 def _render_to(path: Path, scenes: Scenes, size: int) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    store = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(scenes), 3, size, size))
-    for start in range(0, len(scenes), 256):
-        drawn = render(scenes.take(slice(start, start + 256)), size).pixels
-        store[start : start + len(drawn)] = drawn.add_(1).mul_(127.5).round_().to(torch.uint8).numpy()
-    store.flush()
-    part.rename(path)
+    with file_beside(path) as part:
+        store = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(scenes), 3, size, size))
+        for start in range(0, len(scenes), 256):
+            drawn = render(scenes.take(slice(start, start + 256)), size).pixels
+            store[start : start + len(drawn)] = drawn.add_(1).mul_(127.5).round_().to(torch.uint8).numpy()
+        store.flush()
 
 
 class Folder:

@@ -93,7 +93,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The recipe that `to_dict` wrote. Raises UserError, or KeyError or TypeError, for values of no recipe."""
-        return _made(cls, {**values, "encoder": values.get("encoder", CLIP) or CLIP})  # Older ones said "" for it.
+        return _made(cls, values)
 
 
 def check_fit(unet: UNetConfig, channels: int, width: int, encoder: str = CLIP) -> None:

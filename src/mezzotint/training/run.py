@@ -4,7 +4,7 @@ RUN/recipe.json   the resolved recipe; "recipe", the name of the one it was chan
                   that is learned from, null for the still life; "start", the model that each stage began from, if any
 RUN/data/         rendered scenes
 RUN/vae/ clip/ unet/ decoder/ classifier/ hints/ image_prompt/ sight/
-                  each: the trained part, checkpoint.pt, log.jsonl, samples/
+                  each: the trained part, checkpoint.pt, log.jsonl; of vae, unet and decoder samples/
 RUN/model/        the model, in the diffusers layout, with its card
 """
 

@@ -5,13 +5,13 @@ It is rendered when it is first asked for, shard by shard, at half the pictures'
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mezzotint.store.beside import file_beside
 from mezzotint.training import workers
 from mezzotint.training.data import StillLife
 from mezzotint.world.render import Rendering, render
@@ -74,15 +74,14 @@ class SceneTruth:
 
     def _shard(self, number: int) -> Planes:
         if number not in self._shards:
-            scenes = self._pictures.scenes(number)
+            scenes = self._pictures.scenes_of(number)
             stem = self._folder / f"truth-{self.side}-{self._pictures.seed}-{number:03d}-of-{len(scenes)}"
             files = {name: stem.with_name(f"{stem.name}-{name}.npy") for name in ("depth", "solid", "boxes")}
             if not all(file.exists() for file in files.values()):
                 chunks = (scenes.take(slice(start, start + 256)) for start in range(0, len(scenes), 256))
                 parts = [_planes(render(chunk, self.side)) for chunk in chunks]
                 for name, file in files.items():
-                    part = file.with_suffix(f".{os.getpid()}.npy")
-                    np.save(part, np.concatenate([planes[name] for planes in parts]))
-                    part.rename(file)
+                    with file_beside(file) as part, part.open("wb") as stream:
+                        np.save(stream, np.concatenate([planes[name] for planes in parts]))
             self._shards[number] = {name: np.load(file, mmap_mode="r") for name, file in files.items()}
         return self._shards[number]

@@ -19,9 +19,8 @@ from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import scalings
 from mezzotint.store.beside import make_folder
 from mezzotint.training import workers
-from mezzotint.training.bert import read_back
 from mezzotint.training.cells import Cells
-from mezzotint.training.clip import ReadOut, truth_told
+from mezzotint.training.clip import ReadOut, read_back, truth_told
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.digest import digest
 from mezzotint.training.hints import Hints
@@ -274,7 +273,7 @@ class DenoiserTask:
         if read_out is not None and isinstance(self._pictures, StillLife) and tokens is not None:
             said = [NOTHING if d else t for t, d in zip(self._pictures.told(index, seed), dropped, strict=True)]
             truth = {name: kinds.to(device) for name, kinds in truth_told(said).items()}
-            read, slots = read_back(read_out, tokens, truth)
+            read, slots = read_back(read_out, tokens[:, 0], tokens[:, -1], truth)  # [CLS] stands for all.
             loss, figures = loss + self._read * read, {**figures, "text_slots": slots}
         return loss, figures
 

@@ -34,10 +34,9 @@ from mezzotint.training.digest import digest
 from mezzotint.training.fit import Progress, computes_bf16
 from mezzotint.types import Request, UserError
 from mezzotint.vae.codec import Codec
-from mezzotint.world.captions import outright
 from mezzotint.world.nearest import nearest
 from mezzotint.world.render import render
-from mezzotint.world.scene import Scenes, joined
+from mezzotint.world.scene import Scenes
 
 CHUNK = 64
 """Scenes that walk side by side, from one sigma."""
@@ -107,8 +106,7 @@ class Walker:
                 f"Of the model's {request.steps} steps none is between sigma {LAST} and {LEAST}, where walks are "
                 "learned from: give the recipe's defaults more."
             )
-        shards = [pictures.scenes(number) for number in range(len(pictures.shards(pictures.count)))]
-        tinted = torch.cat([scenes.tint.abs().amax(dim=(1, 2)) > 0 for scenes in shards])[: pictures.count]
+        tinted = pictures.scenes.tint.abs().amax(dim=(1, 2)) > 0
         kinds = [kind.nonzero()[:, 0] for kind in (~tinted, tinted)]
         self._places = [places for places in kinds if len(places) > 0]
         """Where scenes of named colours are and, if there are any, tinted ones: of both as many are walked back to, so
@@ -165,8 +163,8 @@ class Walker:
         """
         pixels = self._codec.decode(end).float().cpu()
         side = min(pixels.shape[-1], SEEN)
-        scenes = [self._pictures.scenes(shard).take(slice(row, row + 1)) for shard, row in self._pictures.places(place)]
-        return nearest(joined(scenes), F.interpolate(pixels, size=(side, side), mode="area"), generator)
+        scenes = self._pictures.unmirrored(place)
+        return nearest(scenes, F.interpolate(pixels, size=(side, side), mode="area"), generator)
 
     @torch.no_grad()
     def _latents(self, pixels: Tensor) -> Tensor:
@@ -176,7 +174,7 @@ class Walker:
     def walk(self, place: Tensor, top: float, generator: torch.Generator) -> tuple[list[tuple[float, Tensor]], Tensor]:
         """From scenes [B] noised to `top`: the states on the way down, with their sigmas, and the end [B z h w]."""
         x0 = self._latents(self._pictures.pixels(place))
-        captions = [outright(self._pictures.scene(i)) for i in place.tolist()]
+        captions = self._pictures.outright(place)
         told = {"uncond": self._conditioner([""] * len(captions)), "cond": self._conditioner(captions)}
         projected = {row: self._denoiser.project(what) for row, what in told.items()}
         request, prediction = self._request, self._denoiser.schedule.prediction_type

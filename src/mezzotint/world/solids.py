@@ -34,7 +34,7 @@ class Surface:
     bound: float
 
 
-def _smaller_root(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """Both roots of a t^2 + 2 b t + c = 0, the smaller first; infinite where there is none."""
     root = (b * b - a * c).clamp_(min=-1e-12)
     real = root >= 0
@@ -56,7 +56,7 @@ def _sphere(o: Tensor, d: Tensor) -> Tensor:
     a = d[0] ** 2 + d[1] ** 2 + d[2] ** 2
     b = o[0] * d[0] + o[1] * d[1] + z * d[2]
     c = o[0] ** 2 + o[1] ** 2 + z**2 - 1
-    return _first(*_smaller_root(a, b, c))
+    return _first(*_roots(a, b, c))
 
 
 def _sphere_normal(p: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def _cylinder(o: Tensor, d: Tensor) -> Tensor:
     a = d[0] ** 2 + d[1] ** 2
     b = o[0] * d[0] + o[1] * d[1]
     c = o[0] ** 2 + o[1] ** 2 - CYLINDER_RADIUS**2
-    side, _ = _smaller_root(a, b, c)
+    side, _ = _roots(a, b, c)
     z = o[2] + side * d[2]
     side = torch.where((z >= 0) & (z <= CYLINDER_HEIGHT), side, INF)
     cap = (CYLINDER_HEIGHT - o[2]) / d[2]
@@ -106,7 +106,7 @@ def _cone(o: Tensor, d: Tensor) -> Tensor:
     a = d[0] ** 2 + d[1] ** 2 - _CONE_SLOPE * d[2] ** 2
     b = o[0] * d[0] + o[1] * d[1] - _CONE_SLOPE * z * d[2]
     c = o[0] ** 2 + o[1] ** 2 - _CONE_SLOPE * z**2
-    roots = _smaller_root(a, b, c)
+    roots = _roots(a, b, c)
     heights = [o[2] + root * d[2] for root in roots]
     on_cone = [
         torch.where((height >= 0) & (height <= CONE_HEIGHT), root, INF)

@@ -289,7 +289,7 @@ class Request:
             name, colon, file = text.partition(":")
             if colon == "" or name == "" or file == "":
                 raise UserError(f'The hint "{text}" names no file: write NAME:FILE.')
-            given.append((name, file))
+            given.append((name, text if file.startswith(IN_MEMORY) else file))  # The name holds the picture.
         files = [(name, file) for name, file in given if file != ""]
         if len(dict(files)) < len(files):
             raise UserError("A hint is given twice: leave one of the files out.")

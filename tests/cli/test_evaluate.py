@@ -57,7 +57,10 @@ def here(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def hinted(here: Path, tiny_parts: Any) -> str:
     """The tiny model, which can be given a depth map and a silhouette but has learned nothing of them."""
-    names = ("depth", "silhouette")
+    return hints_for(here, tiny_parts, ("depth", "silhouette"))
+
+
+def hints_for(here: Path, tiny_parts: Any, names: tuple[str, ...]) -> str:
     shutil.copytree(here / "tiny", here / "hinted")
     unet = copy.deepcopy(tiny_parts.unet)
     with torch.random.fork_rng():
@@ -162,6 +165,18 @@ def test_all_is_what_the_model_reads(here: Path, capsys: pytest.CaptureFixture[s
     assert [set(line) for line in lines] == [{"prompt", "seed", "figures", "found"}] * 3
     worth = [line["figures"]["asked"] for line in lines]
     assert worth == sorted(worth)
+
+
+def test_all_names_a_hint_that_nothing_measures(
+    here: Path, tiny_parts: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    kinds = {name: kind for name, kind in KINDS.items() if name == "depth"}
+    monkeypatch.setattr("mezzotint.evaluate.conditioners.KINDS", kinds)
+    hints_for(here, tiny_parts, ("depth", "edges"))
+    assert main([*QUICK[:3], "hinted", *QUICK[4:], "--conditioner", "all", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert list(said["conditioners"]) == ["depth"]
+    assert said["left_out"] == {"edges": "nothing here measures it."}
 
 
 def test_a_judge_is_trained_and_measured(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):

@@ -178,7 +178,7 @@ def test_another_scene_is_far_from_what_was_asked_for(scenes: list[Still]) -> No
         for name in ("depth", "silhouette")
     }
     assert values(others["depth"])["text"] == 0
-    assert 0.3 < values(others["depth"])["rank"] < 0.95  # It is the same table.
+    assert 0.3 < values(others["depth"])["rank"] < 0.9  # It is the same table.
     assert values(others["silhouette"])["overlap"] < 0.5
     assert values(others["silhouette"])["colours"] < 0.5
 

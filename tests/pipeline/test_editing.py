@@ -143,6 +143,31 @@ def test_maps_go_along_when_a_picture_is_extended() -> None:
     assert extended("silhouette", whole) == [100, 40, 189, 79]
 
 
+def test_a_picture_drawn_on_a_map_alone_has_the_maps_shape() -> None:
+    wide = Image.new("L", (256, 128))
+    wide.paste(255, (0, 40, 40, 80))
+    alone = edits.read(Request(prompt="", silhouette=Held.of(wide)), (128, 128), [(128, 128)], 8)
+    assert alone.size == (184, 88)  # As many pixels as 128 x 128, about, in latent places.
+    found = (alone.hints["silhouette"][0, 0] > 0.5).nonzero()
+    assert found[:, 1].max().item() == pytest.approx(184 * 40 / 256, abs=1.5)
+    square = wide.resize((512, 512), Image.Resampling.NEAREST)
+    assert edits.read(Request(prompt="", silhouette=Held.of(square)), (128, 128), [(128, 128)], 8).size == (128, 128)
+    asked = Request(prompt="", silhouette=Held.of(wide), width=64, height=64)
+    assert edits.read(asked, (128, 128), [(128, 128)], 8).size == (64, 64)
+
+
+def test_maps_of_another_shape_are_refused() -> None:
+    wide, square = Held.of(Image.new("L", (256, 128), 255)), Held.of(np.arange(64.0).reshape(8, 8))
+    picture = Held.of(Image.new("RGB", (128, 128)))
+    with pytest.raises(UserError, match="silhouette is 256x128 pixels and the image 128x128: give one of the image's"):
+        edits.read(Request(prompt="", image=picture, silhouette=wide), (128, 128), [(128, 128)], 8)
+    extended = Request(prompt="", image=picture, silhouette=wide, extend="top=128")
+    with pytest.raises(UserError, match="silhouette is 256x128 pixels and the image 128x128: give one of the image's"):
+        edits.read(extended, (128, 256), [(128, 128)], 8)
+    with pytest.raises(UserError, match="depth is 8x8 pixels and the hint silhouette 256x128: give both in one shape"):
+        edits.read(Request(prompt="", depth=square, silhouette=wide), (128, 128), [(128, 128)], 8)
+
+
 def test_a_map_taken_from_an_extended_picture_is_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ramp = torch.arange(1.0, 129.0).expand(1, 1, 128, 128)
     monkeypatch.setattr(edits, "depth_of", lambda _pixels, _by: ramp)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms, ImageOps
 
 from mezzotint.store.pictures import (
@@ -120,6 +121,25 @@ def test_depth_from_openexr(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(read_depth(str(tmp_path / "d.exr"))), values)
 
 
+def test_depth_among_other_channels_of_openexr(tmp_path: Path) -> None:
+    openexr = pytest.importorskip("OpenEXR")
+    values, name = np.linspace(0.5, 9.0, 12, dtype=np.float32).reshape(3, 4), str(tmp_path / "d.exr")
+    header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
+
+    def found(channels: dict[str, np.ndarray]) -> np.ndarray:
+        with openexr.File(header, channels) as file:
+            file.write(name)
+        return np.asarray(read_depth(name))
+
+    combined = {f"ViewLayer.Combined.{letter}": values * 0 + 1 for letter in "ABGR"}
+    assert np.array_equal(found({**combined, "ViewLayer.Depth.Z": values}), values)
+    assert np.array_equal(found({"A": values * 0 + 1, "depth": values}), values)
+    grey = found({"R": values, "G": values, "B": values})
+    assert np.allclose(grey, values, rtol=1e-5)
+    with pytest.raises(UserError, match="one of them alone must be Z or depth"):
+        found({"one.Z": values, "other.Z": values})
+
+
 @pytest.mark.parametrize(
     ("values", "what"),
     [
@@ -185,9 +205,41 @@ def test_arrays_as_people_have_them() -> None:
     grey = np.full((4, 5), 128, dtype=np.uint8)
     assert read_mask(Held.of(grey[..., None])).size == (5, 4)
     assert read_mask(Held.of(grey > 100)).getextrema() == (255, 255)
-    for odd in (np.zeros((3, 4, 5), dtype=np.uint8), np.zeros((4, 5, 3)), np.zeros((4, 5, 3), dtype=np.uint16)):
+    for odd in (np.zeros((3, 4, 5), dtype=np.uint8), np.zeros((4, 5, 3)), np.full((4, 5, 3), 300, dtype=np.uint16)):
         with pytest.raises(UserError, match="is no picture"):
             Held.of(odd)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int64])
+def test_whole_numbers_up_to_255_are_bytes(kind: type) -> None:
+    labels = np.array([[0, 1, 2], [2, 255, 0]], dtype=kind)
+    assert np.array_equal(np.asarray(read_mask(Held.of(labels))), labels)
+    assert np.array_equal(np.asarray(read_depth(Held.of(labels))), labels)
+    assert read_colours(Held.of(np.stack([labels] * 3, axis=2))).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_masks_of_real_numbers_are_shares() -> None:
+    shares = torch.tensor([[0.0, 0.5], [1.0, 0.2]])
+    assert np.asarray(read_mask(Held.of(shares))).tolist() == [[0, 128], [255, 51]]
+    assert np.asarray(read_mask(Held.of(shares > 0.3))).tolist() == [[0, 255], [255, 0]]
+    for wrong in (shares * 3, shares - 1, shares / 0):
+        with pytest.raises(UserError, match="give shares from 0 to 1"):
+            read_mask(Held.of(wrong))
+
+
+def test_labels_in_sixteen_bits(tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [2, 3]], dtype=np.uint16)
+    assert np.array_equal(np.asarray(read_mask(stored(Image.fromarray(labels), tmp_path / "a.png"))), labels)
+
+
+def test_maps_a_pixel_high_or_wide(tmp_path: Path) -> None:
+    for shape in ((1, 3), (3, 1), (1, 3, 1), (1, 1, 3)):
+        np.save(tmp_path / "a.npy", np.arange(3.0).reshape(shape))
+        found = read_depth(str(tmp_path / "a.npy"))
+        assert sorted(found.size) == [1, 3]
+    np.save(tmp_path / "a.npy", np.arange(4).reshape(2, 2) * 1j)
+    with pytest.raises(UserError, match="no array of numbers"):
+        read_depth(str(tmp_path / "a.npy"))
 
 
 def test_a_mask_in_lab_is_its_lightness() -> None:

@@ -20,6 +20,7 @@ from mezzotint.conditioning.hints import INPAINT, Truth, channels, hints
 from mezzotint.denoise.adapter import COLUMNS
 from mezzotint.store.facts import read_facts
 from mezzotint.store.hints import load_hints
+from mezzotint.store.pictures import held, located
 from mezzotint.store.png import read_provenance
 from mezzotint.training.data import StillLife
 from mezzotint.training.hints import Hints, _holds
@@ -233,6 +234,61 @@ def test_hints_from_the_command_line_and_again(
         assert image.tobytes() == Image.open(BytesIO(first)).tobytes()
 
 
+@pytest.fixture
+def maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of many kinds in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    ramp = np.linspace(0, 65535, SIZE**2).reshape(SIZE, SIZE)
+    Image.fromarray(ramp.astype(np.uint16)).save("deep.png")
+    np.save("nan.npy", np.where(ramp > 60000, np.nan, ramp))
+    Image.new("L", (SIZE, SIZE), 255).save("white.png")
+    Image.new("L", (1, 1), 255).save("one.png")
+    Image.new("L", (2 * SIZE, SIZE), 255).save("wide.png")
+    Image.effect_noise((SIZE, SIZE), 90).convert("CMYK").save("cmyk.jpg")
+    Path("broken.png").write_bytes(Path("deep.png").read_bytes()[:99])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--depth", "nan.npy"], "holds NaN"),
+        (["--depth", "white.png"], "is 255 everywhere"),
+        (["--depth", "one.png"], "is 255 everywhere"),
+        (["--depth", "broken.png"], "is not a picture, or is damaged"),
+        (["--depth", "auto"], "no image to take the depth map from"),
+        (["--silhouette", "broken.png"], "is not a picture, or is damaged"),
+        (["--silhouette", "wide.png", "--image", "cmyk.jpg"], "the image's shape"),
+        (["--silhouette", "wide.png", "--depth", "deep.png"], "give both in one shape"),
+        (["--image", "one.png"], "1x1 pixels"),
+        (["--image", "cmyk.jpg", "--mask", "wide.png"], "the image's shape"),
+    ],
+)
+def test_maps_that_cannot_be(
+    model: Path, maps: None, capsys: pytest.CaptureFixture[str], arguments: list[str], what: str
+):
+    before = sorted(Path().iterdir())
+    assert main(["generate", PROMPT, "--model", str(model), "--device", "cpu", "--steps", "1", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert what in err
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--depth", "deep.png"],
+        ["--depth", "cmyk.jpg", "--silhouette", "white.png"],
+        ["--silhouette", "one.png"],
+        ["--image", "cmyk.jpg", "--mask", "white.png"],
+        ["--image", "deep.png", "--mask", "one.png", "--depth", "auto"],
+    ],
+)
+def test_maps_of_odd_kinds(model: Path, maps: None, arguments: list[str]):
+    assert main(["generate", PROMPT, "--model", str(model), "--device", "cpu", "--steps", "1", *arguments]) == 0
+    assert Image.open("out.png").size == (SIZE, SIZE)
+
+
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
@@ -243,6 +299,19 @@ def test_hints_from_the_command_line_and_again(
 def test_requests_that_mean_nothing(fields: dict[str, Any], what: str) -> None:
     with pytest.raises(UserError, match=what):
         Request(**fields)
+
+
+def test_hints_in_memory(pipe: mezzotint.Pipeline, shape: Image.Image, tmp_path: Path) -> None:
+    shape.save(tmp_path / "shape.png")
+    wanted = pipe(PROMPT, seed=3, silhouette=shape).tobytes()
+    for given in ({"silhouette": shape}, [("silhouette", np.asarray(shape))], {"silhouette": tmp_path / "shape.png"}):
+        assert pipe(PROMPT, seed=3, hint=given).tobytes() == wanted
+    request = located(Request(**held({"hint": {"silhouette": shape}})))
+    assert pipe(request.but(prompt=PROMPT, seed=3)).tobytes() == pipe(request.but(prompt=PROMPT, seed=3)).tobytes()
+    with pytest.raises(UserError, match="must be its name and a picture"):
+        pipe(PROMPT, hint=[("silhouette", shape, 0.5)])
+    with pytest.raises(UserError, match="in memory and is gone"):
+        pipe(PROMPT, hint=(str(request.hint[0]),))
 
 
 def test_a_hint_that_there_is_not(pipe: mezzotint.Pipeline) -> None:
@@ -312,6 +381,15 @@ def test_a_model_for_inpainting_or_from_depth_is_written_for_diffusers(
     depth = np.linspace(0, 1, SIZE**2).reshape(SIZE, SIZE)
     from_depth = mezzotint.load(tmp_path / "depth")(PROMPT, seed=5, depth=depth)
     assert np.abs(np.asarray(from_depth).astype(int) - np.asarray(pipe(PROMPT, seed=5, depth=depth))).max() <= 3
+    by_depth = diffusers.StableDiffusionDepth2ImgPipeline.from_pretrained(
+        tmp_path / "depth", depth_estimator=None, feature_extractor=None
+    ).unet
+    wide = mezzotint.load(tmp_path / "depth").denoiser.unet
+    assert wide.config.in_channels == by_depth.config.in_channels == 5
+    latent, words = torch.randn(1, 5, 4, 4), torch.randn(1, 7, by_depth.config.cross_attention_dim)
+    with torch.no_grad():
+        said = wide(latent, torch.tensor([500.0]), words)
+        torch.testing.assert_close(said, by_depth(latent, 500.0, words).sample, rtol=1e-3, atol=1e-3)
     assert main(["convert", str(model), str(tmp_path / "x"), "--to", "diffusers", "--reads", "edges"]) == 2
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mezzotint.cli import main
-from mezzotint.conditioning.sight import Sight
+from mezzotint.conditioning.sight import SIDE, THIN, Sight
 from mezzotint.conditioning.sight_config import SightConfig
 from mezzotint.store import sight as store
 from mezzotint.store.pictures import read_depth
@@ -35,6 +35,25 @@ def test_any_size_is_seen_at_its_size(size: tuple[int, int]) -> None:
     seen = tiny().see(torch.zeros(2, 3, *size))
     assert seen.disparity.shape == seen.solid.shape == (2, 1, *size)
     assert ((seen.solid >= 0) & (seen.solid <= 1)).all()
+
+
+def test_a_thin_picture_is_not_made_huge(monkeypatch: pytest.MonkeyPatch) -> None:
+    sight, sides = tiny(), []
+    forward = sight.forward
+    monkeypatch.setattr(sight, "forward", lambda pixels: (sides.extend(pixels.shape[2:]), forward(pixels))[1])
+    assert sight.see(torch.zeros(1, 3, 2, 4000)).disparity.shape == (1, 1, 2, 4000)
+    assert sides == [1, THIN * SIDE]
+
+
+def test_an_estimator_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_repo: str) -> list[str]:
+        raise OSError("no network")
+
+    monkeypatch.setattr("mezzotint.store.hub._listed", nobody)
+    with pytest.raises(UserError, match="There is no depth estimator nothing: give a folder"):
+        store.depth_of(torch.zeros(1, 3, 8, 8), "nothing")
+    with pytest.raises(UserError, match="the hub cannot be reached"):
+        store.depth_of(torch.zeros(1, 3, 8, 8), "nobody/nothing-of-this-name")
 
 
 def test_it_learns_what_is_near_and_where_solids_stand(tmp_path: Path) -> None:

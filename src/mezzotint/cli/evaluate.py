@@ -199,6 +199,9 @@ def _conditioned(options: Options) -> int:
             if name in options.conditioner:
                 raise
             left_out[name] = str(error)
+    if ALL in options.conditioner and studio.pipe.hints is not None:
+        unmeasured = [name for name in studio.pipe.hints.names if name not in KINDS]
+        left_out |= dict.fromkeys(unmeasured, "nothing here measures it.")
     told: dict[str, dict[str, Any]] = {}
     album = Album(options.out)
     with made(options.out), ProgressLine(EVERY) as line:

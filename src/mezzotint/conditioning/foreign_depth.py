@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,19 @@ def _loaded(estimator: str) -> tuple[Any, Any]:
     folder = Path(estimator)
     inside = (folder / PARTS[1]).is_dir()
     prepares, network = (str(folder / part) for part in PARTS) if inside else (estimator, estimator)
+
+    def load(*, local: bool) -> tuple[Any, Any]:
+        processor = library.AutoImageProcessor.from_pretrained(prepares, local_files_only=local)
+        model = library.AutoModelForDepthEstimation.from_pretrained(network, local_files_only=local)
+        return processor, model.eval()
+
     try:
-        processor = library.AutoImageProcessor.from_pretrained(prepares)
-        return processor, library.AutoModelForDepthEstimation.from_pretrained(network).eval()
+        with suppress(OSError):  # Without a network the hub would be tried for minutes.
+            return load(local=True)
+        return load(local=False)
     except (OSError, ValueError, ImportError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"The depth estimator {estimator} cannot be loaded: {first}") from error
+        first = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        raise UserError(f"The depth estimator {estimator} cannot be loaded: {first}.") from error
 
 
 def _tells_distance(config: Any) -> bool:

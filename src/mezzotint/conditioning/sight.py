@@ -18,6 +18,8 @@ from mezzotint.layers import GroupNorm
 
 SIDE = 128
 """The shorter side, in pixels, at which pictures are looked at: what it was trained on."""
+THIN = 16
+"""And the longer one is at most so many times that."""
 
 
 class Seen(NamedTuple):
@@ -79,7 +81,7 @@ class Sight(nn.Module):
     def see(self, pixels: Tensor) -> Seen:
         """What pictures [B 3 H W] in [-1, 1] of any size show."""
         size = pixels.shape[2:]
-        scale = SIDE / min(size)
+        scale = min(SIDE / min(size), THIN * SIDE / max(size))
         looked = pixels
         if scale != 1.0:
             small = [max(1, round(side * scale)) for side in size]

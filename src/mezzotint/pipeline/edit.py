@@ -86,21 +86,18 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
     given = request.hints()
     image = pictures.read_colours(request.image) if request.image != "" else None
     mask = _mask(request, image)
+    planes = {name: _plane(request, name, file) for name, file in given.items() if not _taken(name, file)}
     own, around = None if image is None else image.size, sides(request.extend)
     if image is not None and any(around):
         mask = canvas.padded(Image.new("L", image.size) if mask is None else mask, around, 255)
         image = canvas.padded(image, around)
-    size = _size(request, native if image is None else image.size)
-    if image is not None:
+    if own is None or image is None:
+        size = _size(request, _shape_of(planes, native, factor))
+    else:
+        planes = {name: _beside(name, plane, own, image.size, around) for name, plane in planes.items()}
+        size = _size(request, image.size)
         image = canvas.fitted(image, size, request.resize)
-    planes = {name: _plane(request, name, file, image) for name, file in given.items()}
-    if own is not None and any(around):  # Maps of the picture go along with it; one taken from it has gone already.
-        whole = (own[0] + around[0] + around[2], own[1] + around[1] + around[3])
-        for name, plane in planes.items():
-            of_picture = plane.size == own or (_alike(plane.size, own) and not _alike(plane.size, whole))
-            if pictures.estimator(given[name]) is None and plane.size != whole and of_picture:
-                plane = plane if plane.size == own else plane.resize(own, canvas.scaling(plane))
-                planes[name] = canvas.padded(plane, around, 0 if plane.mode == "L" else None)
+    planes |= {name: _estimated(name, file, image) for name, file in given.items() if name not in planes}
     hints = {name: canvas.fitted(plane, size, request.resize) for name, plane in planes.items()}
     back = None
     if image is not None and mask is not None:
@@ -159,17 +156,57 @@ def _alike(size: Size, other: Size) -> bool:
     return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= 0.02
 
 
-def _plane(request: Request, name: str, file: str, image: Image.Image | None) -> Image.Image:
-    """The plane of a hint, as it is given, or taken from the image. Raises UserError for a hint that there is not."""
+def _taken(name: str, file: str) -> bool:
+    """Whether a hint is to be taken from the image. Raises UserError for a hint that there is not."""
+    return hint_named(name).kind == "depth" and pictures.estimator(file) is not None
+
+
+def _plane(request: Request, name: str, file: str) -> Image.Image:
+    """The plane of a hint, as it is given."""
     hint = hint_named(name)
-    by = pictures.estimator(file) if hint.kind == "depth" else None
-    if by is not None:
-        if image is None:
-            raise UserError("There is no image to take the depth map from: give image, or a depth map.")
-        seen = depth_of(canvas.to_pixels(image), by)
-        return hint.given(Image.fromarray(seen[0, 0].float().numpy(), mode="F"))
     picture = pictures.READERS[hint.kind](file)
     return hint.given(canvas.disparity(picture, request.depth_kind) if hint.kind == "depth" else picture)
+
+
+def _estimated(name: str, file: str, image: Image.Image | None) -> Image.Image:
+    """The plane of a hint that is taken from the image. Raises UserError where there is none."""
+    if image is None:
+        raise UserError("There is no image to take the depth map from: give image, or a depth map.")
+    seen = depth_of(canvas.to_pixels(image), pictures.estimator(file) or "")
+    return hint_named(name).given(Image.fromarray(seen[0, 0].float().numpy(), mode="F"))
+
+
+def _shape_of(planes: Mapping[str, Image.Image], native: Size, factor: int) -> Size:
+    """The size of a picture that is drawn on nothing but planes: of their shape and the native area.
+
+    Raises UserError where they are of several shapes.
+    """
+    shapes = {name: plane.size for name, plane in planes.items()}
+    (first, shape), *others = shapes.items() or {"": native}.items()
+    for name, other in others:
+        if not _alike(other, shape):
+            raise UserError(
+                f"The hint {first} is {shape[0]}x{shape[1]} pixels and the hint {name} {other[0]}x{other[1]}: give "
+                "both in one shape."
+            )
+    return native if _alike(shape, native) else canvas.at_area(shape, sizes.area(native), factor)
+
+
+def _beside(name: str, plane: Image.Image, own: Size, whole: Size, around: Sequence[int]) -> Image.Image:
+    """The plane of a hint for an image of size `own` that is extended to be `whole`; one of the image goes along.
+
+    Raises UserError where it is of neither's shape.
+    """
+    of_whole = _alike(plane.size, whole)
+    if any(around) and (plane.size == own or (_alike(plane.size, own) and not of_whole)):
+        plane = plane if plane.size == own else plane.resize(own, canvas.scaling(plane))
+        return canvas.padded(plane, around, 0 if plane.mode == "L" else None)
+    if not of_whole:
+        raise UserError(
+            f"The hint {name} is {plane.width}x{plane.height} pixels and the image {own[0]}x{own[1]}: give one of the "
+            "image's shape."
+        )
+    return plane
 
 
 def _placed(picture: Image.Image, box: Box, part: Size, drawn: sizes.Drawn) -> Image.Image:

@@ -63,6 +63,12 @@ def fetched(name: str, *, half: bool = False) -> Path:
     return Path(_online(repo, lambda: snapshot_download(repo, allow_patterns=wanted)))
 
 
+def check_known(repo: str) -> None:
+    """Raise UserError where a repository OWNER/NAME of transformers is neither in the cache nor found on the hub."""
+    if _cached(repo, "config.json") is None:
+        _online(repo, lambda: _listed(repo))
+
+
 def chosen(files: Iterable[str], *, half: bool = False) -> list[str]:
     """What to fetch of a repository's files: of a diffusers folder what is read, else the checkpoints at its top."""
     names = sorted(files)

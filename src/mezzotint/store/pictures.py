@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +25,8 @@ AUTO = "auto"
 """What stands in the place of a depth map's file where one is to be taken from the picture."""
 TOP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 65535}
 """The value of white in pictures of one channel with more than 8 bits, by Pillow's mode."""
+REC_709 = {"R": 0.2126, "G": 0.7152, "B": 0.0722}
+"""The shares of the channels in the luminance that OpenEXR calls Y."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,36 +42,17 @@ TURNED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 class Held(str):
-    """The name of a picture in memory, which holds the picture: a PIL image, or real numbers [H W]."""
+    """The name of a picture in memory, which holds the picture: a PIL image, or numbers [H W] in float32."""
 
     __slots__ = ("picture",)
     picture: Any
 
     @classmethod
     def of(cls, picture: Any) -> Held:
-        """The name of a PIL image, bytes [H W] or [H W 3], or numbers [H W]. Raises UserError for anything else."""
-        import numpy as np
-
-        if isinstance(picture, np.ndarray) and picture.dtype in (np.uint8, np.bool_):
-            levels = picture * np.uint8(255) if picture.dtype == np.bool_ else picture
-            try:
-                picture = Image.fromarray(levels[..., 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels)
-            except (TypeError, ValueError) as error:
-                shape = list(levels.shape)
-                raise UserError(f"An array {shape} is no picture: give bytes [H W] or [H W 3].") from error
-        if isinstance(picture, Image.Image):
-            kind, data = picture.mode, picture.tobytes()
-        else:
-            given = type(picture).__name__
-            try:
-                picture = np.asarray(picture, dtype=np.float32)
-            except (TypeError, ValueError, RuntimeError):
-                picture = np.zeros(())
-            if picture.ndim > 2:
-                picture = picture.squeeze()
-            if picture.ndim != 2:
-                raise UserError(f"A {given} is no picture: give a file, a PIL image, bytes [H W 3] or numbers [H W].")
-            kind, data = "F", picture.tobytes()
+        """The name of a PIL image, or of an array or a tensor as `_of_array` reads it. Raises UserError as that."""
+        if not isinstance(picture, Image.Image):
+            picture = _of_array(picture)
+        kind, data = (picture.mode if isinstance(picture, Image.Image) else "F"), picture.tobytes()
         size = picture.size if isinstance(picture, Image.Image) else picture.shape
         digest = hashlib.sha256(f"{kind} {size} ".encode() + data).hexdigest()
         name = cls(f"{IN_MEMORY}{digest[:16]}")
@@ -78,7 +61,14 @@ class Held(str):
 
     def weighed(self, weight: float) -> Held:
         """The name of the same picture with a weight, as an image prompt."""
-        name = Held(f"{self}:{float(weight)!r}")
+        return self._as(f"{self}:{float(weight)!r}")
+
+    def laid(self, hint: str) -> Held:
+        """The name of the same picture as a hint."""
+        return self._as(f"{hint}:{self}")
+
+    def _as(self, text: str) -> Held:
+        name = Held(text)
         name.picture = self.picture
         return name
 
@@ -90,12 +80,68 @@ class Held(str):
 def held(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A request's fields with names in the place of pictures that are given as paths or in memory.
 
-    `image_prompt` may be one picture or several, each alone or with its weight. Raises UserError as `Held.of`.
+    `image_prompt` may be one picture or several, each alone or with its weight; `hint` the pictures by their hints'
+    names, as a mapping or in pairs. Raises UserError as `Held.of`.
     """
     named = {name: _name(value) if name in PICTURES else value for name, value in fields.items()}
     if "image_prompt" in named:
         named["image_prompt"] = _prompts(named["image_prompt"])
+    if "hint" in named:
+        named["hint"] = _hints(named["hint"])
     return named
+
+
+def _of_array(given: Any) -> Any:
+    """A picture of bools, or of whole numbers from 0 to 255, [H W] or [H W 3]; other numbers [H W] in float32.
+
+    Sides of 1 before or after these are left out. Raises UserError for anything else.
+    """
+    import numpy as np
+
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):
+        values = np.zeros((), dtype=object)
+    kind = values.dtype.kind
+    values = _plane_of(values, colours=kind in "biu")
+    refusal = f"A {type(given).__name__} is no picture: give a file, a PIL image, bytes [H W 3] or numbers [H W]."
+    if kind not in "biuf" or values.ndim < 2:
+        raise UserError(refusal)
+    if kind != "f" and values.size > 0 and values.min() >= 0 and values.max() <= 255:
+        levels = values.astype(np.uint8) * np.uint8(255 if kind == "b" else 1)
+        try:
+            return Image.fromarray(levels)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"An array {list(values.shape)} is no picture: give bytes [H W] or [H W 3].") from error
+    if values.ndim > 2:
+        raise UserError(refusal)
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _plane_of(values: np.ndarray[Any, Any], *, colours: bool = False) -> np.ndarray[Any, Any]:
+    """An array without sides of 1 before or after its height and width; three or four `colours` may stand behind."""
+    while values.ndim > 2 and values.shape[-1] == 1:
+        values = values[..., 0]
+    while values.ndim > (3 if colours and values.shape[-1:] in ((3,), (4,)) else 2) and values.shape[0] == 1:
+        values = values[0]
+    return values
+
+
+def _hints(given: Any) -> Any:
+    """Names of hints with the names of their pictures; texts NAME:FILE as they are."""
+    pairs = cast("Mapping[Any, Any]", given).items() if isinstance(given, Mapping) else given
+    if not isinstance(pairs, Sequence | ItemsView) or isinstance(pairs, str):
+        return given
+    return tuple(_laid(*one) if isinstance(one, tuple) else one for one in cast("Sequence[Any]", pairs))
+
+
+def _laid(*given: Any) -> str:
+    """The name of a hint and of its picture. Raises UserError for anything but these two."""
+    if len(given) != 2 or not isinstance(given[0], str):
+        raise UserError('A hint in brackets must be its name and a picture, such as ("silhouette", picture).')
+    name = _name(given[1])
+    return name.laid(given[0]) if isinstance(name, Held) else f"{given[0]}:{name}"
 
 
 def _name(given: Any) -> str:
@@ -124,7 +170,10 @@ def _weighed(*given: Any) -> str:
 
 def located(request: Request) -> Request:
     """The request with full names of its pictures."""
-    hint = tuple(f"{name}:{full_name(file)}" for name, _, file in (text.partition(":") for text in request.hint))
+    hint = tuple(
+        text if isinstance(text, Held) else f"{name}:{full_name(file)}"
+        for text, (name, _, file) in ((text, text.partition(":")) for text in request.hint)
+    )
     prompts = (ImagePrompt.parse(text) for text in request.image_prompt)
     image_prompt = tuple(str(replace(prompt, name=full_name(prompt.name))) for prompt in prompts)
     single = {name: full_name(getattr(request, name)) for name in PICTURES}
@@ -134,7 +183,7 @@ def located(request: Request) -> Request:
 def picture_names(request: Request) -> list[str]:
     """The full names of a request's pictures, in the order of its fields."""
     found = located(request)
-    hint = [text.partition(":")[2] for text in found.hint]
+    hint = [text if isinstance(text, Held) else text.partition(":")[2] for text in found.hint]
     prompts = (ImagePrompt.parse(text).name for text in found.image_prompt)
     names = (*(getattr(found, field) for field in PICTURES), *hint, *prompts)
     return [name for name in names if name != "" and estimator(name) is None]
@@ -156,8 +205,11 @@ def read_colours(name: str) -> Image.Image:
 
 
 def read_mask(name: str) -> Image.Image:
-    """The picture in grey, mode L: 255 where it is white, 0 where it is black or transparent. Raises as above."""
-    picture = _opaque(name, "black")
+    """The picture in grey, mode L: 255 where it is white, 0 where it is black or transparent.
+
+    Real numbers are shares, from 0 to 1. Raises as above, and for other numbers.
+    """
+    picture = _opaque(name, "black", shares=True)
     return (picture.convert("RGB") if picture.mode == "LAB" else picture).convert("L")
 
 
@@ -181,7 +233,8 @@ def read_depth(name: str) -> Image.Image:
             if picture.mode not in (*TOP, "F", "L", "1"):
                 picture = picture.convert("RGB").convert("L")
             values = np.asarray(picture)
-    values = np.asarray(values, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        values = np.asarray(values, dtype=np.float32)
     if values.ndim != 2 or values.size == 0:
         raise UserError(f"The depth map {name} has the shape {list(values.shape)}; it must be height by width.")
     if np.isnan(values).any():
@@ -204,7 +257,7 @@ def check_there(name: str) -> None:
     """Raise UserError where there is no such file, or it was given in memory to another process."""
     if isinstance(name, Held) or name == "":
         return
-    if name.startswith(IN_MEMORY):
+    if name.startswith(IN_MEMORY) or f":{IN_MEMORY}" in name:
         raise UserError(f"The picture {name} was given in memory and is gone: give its file.")
     try:
         there = Path(name).is_file()
@@ -219,13 +272,13 @@ def check_picture(name: str) -> None:
     _turned(name, whole=False)
 
 
-def _opaque(name: str, ground: str) -> Image.Image:
+def _opaque(name: str, ground: str, *, shares: bool = False) -> Image.Image:
     """The picture upright in 8 bits, on a ground of this colour where it is transparent."""
     picture = _turned(name)
     if picture.has_transparency_data and picture.mode not in TOP:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
-    return _eight_bits(picture, name)
+    return _eight_bits(picture, name, shares=shares)
 
 
 def _turned(name: str, *, whole: bool = True) -> Image.Image:
@@ -260,13 +313,23 @@ def _upright(picture: Image.Image) -> Image.Image:
     return turned
 
 
-def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
-    """A picture of one channel with 16 bits brought to 8, others as they are."""
+def _eight_bits(picture: Image.Image, name: str, *, shares: bool) -> Image.Image:
+    """A picture of one channel with 16 bits brought to 8, others as they are; of real numbers if they are `shares`.
+
+    Where 16 bits hold nothing above 255, as the numbers of labels do, they are taken for 8.
+    """
     import numpy as np
 
     if picture.mode in TOP:
-        values = np.asarray(picture).astype(np.float64) * (255 / TOP[picture.mode])
+        values = np.asarray(picture).astype(np.float64)
+        values *= 255 / TOP[picture.mode] if values.max() > 255 else 1
         return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if picture.mode == "F" and shares:
+        values = np.asarray(picture)
+        if not ((values >= 0) & (values <= 1)).all():
+            told = f"from {values.min():g} to {values.max():g}"
+            raise UserError(f"{name} holds real numbers {told}: give shares from 0 to 1, bytes or bools.")
+        return Image.fromarray((values * 255).round().astype(np.uint8))
     if picture.mode == "F":
         raise UserError(f"{name} holds real numbers, not colours: give a PNG, a JPEG or a WebP.")
     return picture
@@ -277,13 +340,20 @@ def _numpy(name: str) -> np.ndarray[Any, Any]:
 
     check_there(name)
     try:
-        return np.squeeze(np.load(name, allow_pickle=False)).astype(np.float32)
+        values = _plane_of(np.load(name, allow_pickle=False))
+        if values.dtype.kind not in "biuf":
+            raise TypeError(values.dtype)
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32)
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise UserError(f"{name} holds no array of numbers: write it with numpy.save.") from error
 
 
 def _exr(name: str) -> np.ndarray[Any, Any]:
-    """The channel Z, Y or R of an OpenEXR file, or its only one."""
+    """What an OpenEXR file says of depth: the channel Z, depth or Y of any layer, or its only one, or a luminance.
+
+    Raises UserError where it has none of these, or several layers with depth.
+    """
     check_there(name)
     try:
         import OpenEXR  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
@@ -292,8 +362,17 @@ def _exr(name: str) -> np.ndarray[Any, Any]:
     reader: Any = OpenEXR
     try:
         with reader.File(name, separate_channels=True) as file:
-            channels = cast("dict[str, Any]", file.channels())
-            chosen = next((one for one in ("Z", "Y", "R") if one in channels), next(iter(channels)))
-            return channels[chosen].pixels
-    except (RuntimeError, OSError, ValueError, StopIteration, TypeError) as error:
+            channels = {key: one.pixels for key, one in cast("dict[str, Any]", file.channels()).items()}
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{name} is no OpenEXR file, or is damaged.") from error
+    for known in ("z", "depth", "y"):
+        matching = [key for key in channels if key.rpartition(".")[2].lower() == known]
+        if len(matching) == 1:
+            return channels[matching[0]]
+    if len(channels) == 1:
+        return next(iter(channels.values()))
+    if set(REC_709) <= set(channels):
+        import numpy as np
+
+        return np.sum([share * channels[key] for key, share in REC_709.items()], axis=0)
+    raise UserError(f"{name} has the channels {', '.join(channels)}; one of them alone must be Z or depth.")

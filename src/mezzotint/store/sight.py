@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mezzotint.store.facts import read_json
+from mezzotint.store.hub import check_known, is_hub_name
 from mezzotint.store.models import SHIPPED
 from mezzotint.types import UserError
 
@@ -53,4 +54,8 @@ def depth_of(pixels: Tensor, estimator: str = "") -> Tensor:
         return load_sight().see(pixels).disparity
     from mezzotint.conditioning.foreign_depth import foreign_depth
 
+    if not Path(estimator).is_dir():
+        if not is_hub_name(estimator):
+            raise UserError(f"There is no depth estimator {estimator}: give a folder, or OWNER/NAME on the hub.")
+        check_known(estimator)
     return foreign_depth(pixels, estimator)

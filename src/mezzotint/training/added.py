@@ -96,6 +96,7 @@ def train_hints(run: Run) -> None:
         pictures,
         caption_dropout=recipe.caption_dropout,
         focus=recipe.focus,
+        middle=recipe.middle,
         hints=Hints(recipe.names, pictures, truth, codec),
         cache=run.stage("unet" if run.has("unet") else "hints"),
     )

@@ -226,6 +226,7 @@ class HintsRecipe:
     """That of the changes to the U-Net's layers."""
     caption_dropout: float = 0.1
     focus: float = 0.85
+    middle: float = 2.0
     """As in the U-Net's recipe."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(images=100_000, batch=64, ema=4000, fall=1.0))
 
@@ -237,9 +238,10 @@ class HintsRecipe:
             raise UserError(
                 f"names is {list(self.names)} and rank {self.rank}: name hints, each once, and a rank above 0."
             )
-        if not (0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1):
+        if not (0 <= self.caption_dropout <= 1 and 0 <= self.focus <= 1 and self.middle > 0):
             raise UserError(
-                f"caption_dropout is {self.caption_dropout} and focus {self.focus}; both must be from 0 to 1."
+                f"caption_dropout is {self.caption_dropout}, focus {self.focus} and middle {self.middle}; both shares "
+                "must be from 0 to 1, and middle above 0."
             )
 
 

@@ -87,16 +87,22 @@ def obedience(options: argparse.Namespace) -> None:
     """Print a line of JSON a case."""
     import mezzotint
     from mezzotint.evaluate.judge import load_judge
-    from mezzotint.evaluate.obedience import obedience as measured
-    from mezzotint.evaluate.obedience import overall
+    from mezzotint.evaluate.obedience import judge_pictures, overall
+    from mezzotint.evaluate.prompts import CATEGORIES
+    from mezzotint.evaluate.scores import share
 
     judge, _ = load_judge()
-    pipe = mezzotint.load(options.model)
+    pipe, n = mezzotint.load(options.model), options.n
     for sampler in options.samplers:
         for schedule in options.schedules:
             for steps in options.steps:
                 changes = {"sampler": sampler, "schedule": schedule, "steps": steps}
-                scores = measured(pipe, judge, n=options.n, seed=0, changes=changes)["categories"]
+                scores = {
+                    name: share(
+                        sum(v.obeyed for v in judge_pictures(pipe, judge, name, n=n, seed=0, changes=changes)), n
+                    )
+                    for name in CATEGORIES
+                }
                 print(json.dumps({**changes, "overall": overall(scores), "categories": scores}), flush=True)
 
 

@@ -167,7 +167,7 @@ def test_all_is_what_the_model_reads(here: Path, capsys: pytest.CaptureFixture[s
     assert worth == sorted(worth)
 
 
-def test_all_names_a_hint_that_nothing_measures(
+def test_a_hint_of_ones_own_is_measured_too(
     here: Path, tiny_parts: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     kinds = {name: kind for name, kind in KINDS.items() if name == "depth"}
@@ -175,8 +175,11 @@ def test_all_names_a_hint_that_nothing_measures(
     hints_for(here, tiny_parts, ("depth", "edges"))
     assert main([*QUICK[:3], "hinted", *QUICK[4:], "--conditioner", "all", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert list(said["conditioners"]) == ["depth"]
-    assert said["left_out"] == {"edges": "nothing here measures it."}
+    assert {name: set(told["scores"]) for name, told in said["conditioners"].items()} == {
+        "depth": {"rank", "text"},
+        "edges": {"match", "text"},
+    }
+    assert list(said["left_out"]) == ["silhouette"]
 
 
 def test_a_judge_is_trained_and_measured(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):

@@ -183,6 +183,16 @@ def test_another_scene_is_far_from_what_was_asked_for(scenes: list[Still]) -> No
     assert values(others["silhouette"])["colours"] < 0.5
 
 
+@pytest.mark.parametrize("name", ["edges", "silhouette", "depth"])
+def test_any_hint_is_measured_by_what_it_is_of_the_result(scenes: list[Still], monkeypatch, name: str) -> None:
+    monkeypatch.delitem(KINDS, name, raising=False)
+    itself = values(measured(knowing(scenes, lambda row, _: scenes[row].image), name, N))
+    other = values(measured(knowing(scenes, lambda row, _: scenes[row + 1].image), name, N))
+    assert itself == {"match": pytest.approx(1.0), "text": 1.0}
+    assert other["match"] < 0.9
+    assert other["text"] == 0
+
+
 def test_the_shipped_judge_and_sight_know_the_scenes_themselves() -> None:
     """A tolerance of two wrong of all: they are networks."""
     truth = begun(3, (128, 128))

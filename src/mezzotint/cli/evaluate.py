@@ -62,8 +62,8 @@ class Options:
     categories: tuple[str, ...] = ()
     """Only these categories; by default all. (obedience)"""
     conditioner: tuple[str, ...] = ()
-    """In place of categories, what is given beside words: image, inpaint, depth, silhouette, image-prompt, or all that
-    the model reads. (obedience)"""
+    """In place of categories, what is given beside words: image, inpaint, depth, silhouette, image-prompt, another hint
+    by its name, or all that the model reads. (obedience)"""
     steps: int | None = None
     """Steps; by default the model's own. (obedience)"""
     guidance: float | None = None
@@ -176,11 +176,13 @@ def _obedience(options: Options) -> int:
 
 
 def _conditioned(options: Options) -> int:
-    from mezzotint.evaluate.conditioners import KINDS, check, lines, measured
+    from mezzotint.evaluate import conditioners
+    from mezzotint.evaluate.conditioners import check, kind_of, lines, measured
 
-    unknown = [name for name in options.conditioner if name not in (*KINDS, ALL)]
+    every = conditioners.names()
+    unknown = [name for name in options.conditioner if name not in (*every, ALL)]
     if unknown:
-        raise UserError(f"There is no conditioner {unknown[0]!r}: use some of {', '.join(KINDS)}, or {ALL}.")
+        raise UserError(f"There is no conditioner {unknown[0]!r}: use some of {', '.join(every)}, or {ALL}.")
     model, n, seed = options.used
 
     import mezzotint
@@ -191,7 +193,7 @@ def _conditioned(options: Options) -> int:
     judge, accuracy = load_judge()
     studio = Studio(mezzotint.load(model, options.device), judge, load_sight(), seed, options.changes)
     left_out: dict[str, str] = {}
-    names = tuple(KINDS) if ALL in options.conditioner else tuple(dict.fromkeys(options.conditioner))
+    names = every if ALL in options.conditioner else tuple(dict.fromkeys(options.conditioner))
     for name in names:
         try:
             check(studio, name)
@@ -199,14 +201,11 @@ def _conditioned(options: Options) -> int:
             if name in options.conditioner:
                 raise
             left_out[name] = str(error)
-    if ALL in options.conditioner and studio.pipe.hints is not None:
-        unmeasured = [name for name in studio.pipe.hints.names if name not in KINDS]
-        left_out |= dict.fromkeys(unmeasured, "nothing here measures it.")
     told: dict[str, dict[str, Any]] = {}
     album = Album(options.out)
     with made(options.out), ProgressLine(EVERY) as line:
         for name in [name for name in names if name not in left_out]:
-            done, total = 0, n * KINDS[name].pictures
+            done, total = 0, n * kind_of(name).pictures
 
             def drawn(name: str = name, total: int = total) -> None:
                 nonlocal done

@@ -10,18 +10,21 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from mezzotint.conditioning.hints import Hint, Truth, hints
 from mezzotint.evaluate import strengths
 from mezzotint.evaluate.cases import Case, Look, Row, Still, Studio, caption, grey, levels, stills, wanted
 from mezzotint.evaluate.judge import Found
 from mezzotint.evaluate.maps import edge_energy, fade_energy, overlap, rank_correlation
-from mezzotint.evaluate.obedience import obeys
+from mezzotint.evaluate.obedience import obeys, pixels_of
 from mezzotint.evaluate.prompts import Wanted, phrase, trained_pairs
 from mezzotint.evaluate.scores import Figure, Score, counted, score
 from mezzotint.vae.codec import to_uint8
@@ -41,6 +44,8 @@ FADE = 4
 NEAR = 0.1
 """A solid that is seen is the one asked for there, if their middles are no further apart than this share of the
 picture: less than half the width of a small one."""
+PLACE = 8
+"""Pixels along a side of what a hint is read at, to be compared."""
 TOGETHER = 32
 """Scenes in work at once."""
 
@@ -145,6 +150,34 @@ def image_prompt(scenes: Iterator[Still], chooser: random.Random) -> Iterator[Ca
         )
 
 
+def of_hint(hint: Hint, scenes: Iterator[Still], chooser: random.Random) -> Iterator[Case]:
+    """What a hint is of a scene, and a caption of it: for hints without a measure of their own."""
+
+    def read(image: Image.Image, depth: Tensor, solid: Tensor) -> tuple[Tensor, Tensor]:
+        truth = Truth(pixels_of(image)[None], depth[None, None], solid[None, None].float())
+        plane = hint.known(truth)
+        return plane[0, 0], hint.reads(plane, (plane.shape[2] // PLACE, plane.shape[3] // PLACE))
+
+    for still in scenes:
+        plane, asked = read(still.image, still.depth, still.solids.any(dim=0))
+        as_given = {"colours": still.image, "mask": plane.clamp(0, 1).numpy(), "depth": plane.numpy()}[hint.kind]
+
+        def measure(look: Look, still: Still = still, asked: Tensor = asked) -> dict[str, Figure]:
+            _, told = read(look.image, 1 / look.near.clamp(min=1e-6), look.solid)
+            return {
+                "match": Figure(rank_correlation(told, asked)),
+                "text": counted(obeys(wanted(still.scene), look.found)),
+            }
+
+        yield Case(
+            prompt=caption(still.scene, chooser).text,
+            given={"hint": {hint.name: as_given}},
+            shown=(grey(plane),),
+            measure=measure,
+            truth=still.image,
+        )
+
+
 def once(studio: Studio, cases: Sequence[tuple[int, Case]]) -> list[Row]:
     """Every case drawn once; the first thing that is measured is what it is worth."""
     requests = [studio.request(case.prompt, row, case.given) for row, case in cases]
@@ -179,7 +212,17 @@ KINDS: dict[str, Kind[Any]] = {
     "silhouette": Kind(silhouette),
     "image-prompt": Kind(image_prompt),
 }
-"""Every conditioner, by name."""
+"""Conditioners with a measure of their own, by name."""
+
+
+def names() -> tuple[str, ...]:
+    """All that can be measured: these, and every other hint."""
+    return (*KINDS, *(name for name in hints() if name not in KINDS))
+
+
+def kind_of(name: str) -> Kind[Any]:
+    """How one of the `names` is measured."""
+    return KINDS[name] if name in KINDS else Kind(partial(of_hint, hints()[name]))
 
 
 def check(studio: Studio, name: str) -> None:
@@ -194,7 +237,7 @@ def measured(studio: Studio, name: str, n: int, watch: Callable[[Row], object] =
     A score has a "real" too where there is a picture that would be perfect: what the same measure gives of it. `watch`
     sees every row. Raises UserError as `check`.
     """
-    kind = KINDS[name]
+    kind = kind_of(name)
     cases = enumerate(islice(_cases(studio, name), n))
     figures: dict[str, list[Figure]] = {}
     real: dict[str, list[Figure]] = {}
@@ -233,7 +276,7 @@ def matched(asked: Sequence[tuple[float, float]], found: Sequence[Found]) -> lis
 
 def _cases(studio: Studio, name: str) -> Iterator[Case]:
     scenes = stills(studio.seed, studio.pipe.size)
-    return KINDS[name].cases(scenes, random.Random(f"{name} {studio.seed}"))
+    return kind_of(name).cases(scenes, random.Random(f"{name} {studio.seed}"))
 
 
 def _add(figures: dict[str, list[Figure]], of_one: Mapping[str, Figure]) -> None:

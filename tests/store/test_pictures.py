@@ -218,6 +218,14 @@ def test_whole_numbers_up_to_255_are_bytes(kind: type) -> None:
     assert read_colours(Held.of(np.stack([labels] * 3, axis=2))).getpixel((1, 1)) == (255, 255, 255)
 
 
+def test_masks_of_zeros_and_ones_are_black_and_white(tmp_path: Path) -> None:
+    ones = np.array([[0, 1], [1, 0]])
+    wanted = (255 * ones).tolist()
+    assert np.asarray(read_mask(Held.of(ones))).tolist() == wanted
+    assert np.asarray(read_mask(stored(Image.fromarray(ones.astype(np.uint8)), tmp_path / "a.png"))).tolist() == wanted
+    assert read_mask(Held.of(0 * ones)).getextrema() == (0, 0)
+
+
 def test_masks_of_real_numbers_are_shares() -> None:
     shares = torch.tensor([[0.0, 0.5], [1.0, 0.2]])
     assert np.asarray(read_mask(Held.of(shares))).tolist() == [[0, 128], [255, 51]]

@@ -181,8 +181,9 @@ def _shape_of(planes: Mapping[str, Image.Image], native: Size, factor: int) -> S
 
     Raises UserError where they are of several shapes.
     """
-    shapes = {name: plane.size for name, plane in planes.items()}
-    (first, shape), *others = shapes.items() or {"": native}.items()
+    if not planes:
+        return native
+    (first, shape), *others = ((name, plane.size) for name, plane in planes.items())
     for name, other in others:
         if not _alike(other, shape):
             raise UserError(

@@ -207,10 +207,12 @@ def read_colours(name: str) -> Image.Image:
 def read_mask(name: str) -> Image.Image:
     """The picture in grey, mode L: 255 where it is white, 0 where it is black or transparent.
 
-    Real numbers are shares, from 0 to 1. Raises as above, and for other numbers.
+    Real numbers are shares, from 0 to 1; where the most is 1 of 255, as in arrays of zeros and ones, that is white.
+    Raises as above, and for other numbers.
     """
     picture = _opaque(name, "black", shares=True)
-    return (picture.convert("RGB") if picture.mode == "LAB" else picture).convert("L")
+    mask = (picture.convert("RGB") if picture.mode == "LAB" else picture).convert("L")
+    return mask.point(range(0, 255 * 256, 255)) if mask.getextrema() in ((0, 1), (1, 1)) else mask
 
 
 def read_depth(name: str) -> Image.Image:

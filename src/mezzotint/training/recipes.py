@@ -114,7 +114,7 @@ def still_life_64() -> Recipe:
 def still_life_64_bert() -> Recipe:
     """still-life-64 with latent diffusion's BERT, as large as that one's text tower, which learns with the U-Net.
 
-    It has not been run yet.
+    It has not been run at 64 pixels: at 128, beside CLIP's tower and one of chance weights, see docs/log.md.
     """
     return replace(still_life_64(), name="still-life-64-bert", encoder=BERT)
 

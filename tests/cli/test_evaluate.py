@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from mezzotint.evaluate import judge as module
 from mezzotint.evaluate.conditioners import KINDS
 from mezzotint.evaluate.judge import Found, Judge
 from mezzotint.evaluate.prompts import CATEGORIES
+from mezzotint.pipeline import Picture, Pipeline
 from mezzotint.store.hints import save_hints
 from mezzotint.store.layout import HINTS
+from mezzotint.types import Request
 
 MEASURED = {"shape": 0.99, "colour": 0.98, "found": 0.97}
 
@@ -103,10 +106,19 @@ def test_a_table_and_an_album(here: Path, capsys: pytest.CaptureFixture[str]):
     assert Image.open(here / "album" / "single_object.png").size == (2 * 16 + 4, 2 * 16 + 4)
 
 
-def test_guides_stand_in_for_the_models_own(here: Path, capsys: pytest.CaptureFixture[str]):
+def test_guides_stand_in_for_the_models_own(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    drawn: list[Request] = []
+    draw = Pipeline.draw
+
+    def watched(pipe: Pipeline, requests: list[Request]) -> Iterator[Picture]:
+        drawn.extend(requests)
+        return draw(pipe, requests)
+
+    monkeypatch.setattr(Pipeline, "draw", watched)
     guides = ["--guide", "interval:1:20", "--guide", "rescale:0.5"]
     assert main([*QUICK, *guides, "--categories", "held_out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["request"] == {"steps": 1, "guide": ["interval:1:20", "rescale:0.5"]}
+    assert {request.guide for request in drawn} == {("interval:1:20", "rescale:0.5")}
     assert main([*QUICK, "--guide", "nonsense"]) == 2
     assert 'There is no guide "nonsense"' in capsys.readouterr().err
 

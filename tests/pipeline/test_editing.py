@@ -152,8 +152,28 @@ def test_a_picture_drawn_on_a_map_alone_has_the_maps_shape() -> None:
     assert found[:, 1].max().item() == pytest.approx(184 * 40 / 256, abs=1.5)
     square = wide.resize((512, 512), Image.Resampling.NEAREST)
     assert edits.read(Request(prompt="", silhouette=Held.of(square)), (128, 128), [(128, 128)], 8).size == (128, 128)
-    asked = Request(prompt="", silhouette=Held.of(wide), width=64, height=64)
+    asked = Request(prompt="", silhouette=Held.of(wide), depth=Held.of(np.eye(8)), width=64, height=64)
     assert edits.read(asked, (128, 128), [(128, 128)], 8).size == (64, 64)
+    settled = edits.read(Request(prompt="", silhouette=Held.of(wide)), (128, 128), [(128, 128)], 8, settled=True)
+    assert settled.size == (128, 128)
+
+
+def test_noise_that_is_given_says_how_large_a_picture_on_a_map_is(pipe: Pipeline, monkeypatch) -> None:
+    asked: list[dict[str, Any]] = []
+    read = edits.read
+    monkeypatch.setattr(edits, "read", lambda *args, **more: (asked.append(more), read(*args, **more))[1])
+    pipe(PROMPT, steps=1, noise=torch.zeros(1, 4, 4, 4))
+    pipe(PROMPT, steps=1)
+    assert {each["settled"] for each in asked[: len(asked) // 2]} == {True}
+    assert asked[-1]["settled"] is False
+
+
+def test_maps_as_nearly_of_an_images_shape_as_pixels_allow() -> None:
+    picture, small = Held.of(Image.new("RGB", (128, 85))), Held.of(np.eye(11, 16))
+    assert edits.read(Request(prompt="", image=picture, depth=small), (128, 128), [(128, 128)], 8).size == (128, 85)
+    fits = Held.of(Image.new("L", (64, 64), 255))  # The image is cropped to this, and the map is of what is left.
+    asked = Request(prompt="", image=picture, silhouette=fits, width=64, height=64)
+    assert (edits.read(asked, (64, 64), [(64, 64)], 8).hints["silhouette"] > 0).all()
 
 
 def test_maps_of_another_shape_are_refused() -> None:

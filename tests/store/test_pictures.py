@@ -134,10 +134,17 @@ def test_depth_among_other_channels_of_openexr(tmp_path: Path) -> None:
     combined = {f"ViewLayer.Combined.{letter}": values * 0 + 1 for letter in "ABGR"}
     assert np.array_equal(found({**combined, "ViewLayer.Depth.Z": values}), values)
     assert np.array_equal(found({"A": values * 0 + 1, "depth": values}), values)
+    normal = {f"ViewLayer.Normal.{letter}": values * 0 + 1 for letter in "XYZ"}
+    assert np.array_equal(found({**combined, **normal, "ViewLayer.Depth.Z": values}), values)
+    assert np.array_equal(found({**combined, **normal, "ViewLayer.Depth.V": values}), values)
+    assert np.array_equal(found({"Z": values, "N.X": values - 1, "N.Y": values - 2, "N.Z": values - 3}), values)
+    assert np.array_equal(found({"Z": values, "other.Z": values - 1}), values)
+    assert np.array_equal(found({"R": values, "A": values * 0 + 1}), values)
     grey = found({"R": values, "G": values, "B": values})
     assert np.allclose(grey, values, rtol=1e-5)
-    with pytest.raises(UserError, match="one of them alone must be Z or depth"):
-        found({"one.Z": values, "other.Z": values})
+    for unclear in ({"one.Z": values, "other.Z": values}, normal):
+        with pytest.raises(UserError, match="one of them alone must be Z or depth"):
+            found(unclear)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +231,9 @@ def test_masks_of_zeros_and_ones_are_black_and_white(tmp_path: Path) -> None:
     assert np.asarray(read_mask(Held.of(ones))).tolist() == wanted
     assert np.asarray(read_mask(stored(Image.fromarray(ones.astype(np.uint8)), tmp_path / "a.png"))).tolist() == wanted
     assert read_mask(Held.of(0 * ones)).getextrema() == (0, 0)
+    assert read_mask(Held.of(0.003 * ones)).getextrema() == (0, 1)  # These are shares.
+    wide = Image.fromarray(np.array([[0, 300], [65535, 0]], dtype=np.uint16))
+    assert np.asarray(read_mask(stored(wide, tmp_path / "b.png"))).tolist() == [[0, 1], [255, 0]]
 
 
 def test_masks_of_real_numbers_are_shares() -> None:
@@ -231,20 +241,29 @@ def test_masks_of_real_numbers_are_shares() -> None:
     assert np.asarray(read_mask(Held.of(shares))).tolist() == [[0, 128], [255, 51]]
     assert np.asarray(read_mask(Held.of(shares > 0.3))).tolist() == [[0, 255], [255, 0]]
     for wrong in (shares * 3, shares - 1, shares / 0):
-        with pytest.raises(UserError, match="give shares from 0 to 1"):
+        with pytest.raises(UserError, match="give shares from 0 to 1"):  # Or what else a mask may be.
             read_mask(Held.of(wrong))
 
 
 def test_labels_in_sixteen_bits(tmp_path: Path) -> None:
     labels = np.array([[0, 1], [2, 3]], dtype=np.uint16)
     assert np.array_equal(np.asarray(read_mask(stored(Image.fromarray(labels), tmp_path / "a.png"))), labels)
+    assert read_colours(str(tmp_path / "a.png")).getextrema() == ((0, 0),) * 3  # As a picture it is black.
+
+
+def test_tensors_of_any_type() -> None:
+    learned = torch.ones(1, 4, 5, dtype=torch.bfloat16, requires_grad=True)
+    assert read_mask(Held.of(learned)).size == (5, 4)
+    assert read_depth(Held.of(torch.arange(20).view(1, 5, 4))).size == (4, 5)
+    assert read_colours(Held.of(np.zeros((1, 5, 3), dtype=np.uint8))).size == (5, 1)
+    with pytest.raises(UserError, match="has no pixels"):
+        read_mask(Held.of(np.zeros((0, 4))))
 
 
 def test_maps_a_pixel_high_or_wide(tmp_path: Path) -> None:
-    for shape in ((1, 3), (3, 1), (1, 3, 1), (1, 1, 3)):
+    for shape, size in (((1, 3), (3, 1)), ((3, 1), (1, 3)), ((1, 3, 1), (3, 1)), ((1, 1, 3), (3, 1))):
         np.save(tmp_path / "a.npy", np.arange(3.0).reshape(shape))
-        found = read_depth(str(tmp_path / "a.npy"))
-        assert sorted(found.size) == [1, 3]
+        assert read_depth(str(tmp_path / "a.npy")).size == size
     np.save(tmp_path / "a.npy", np.arange(4).reshape(2, 2) * 1j)
     with pytest.raises(UserError, match="no array of numbers"):
         read_depth(str(tmp_path / "a.npy"))

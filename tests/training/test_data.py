@@ -44,6 +44,18 @@ def test_nothing_held_out_is_learned_from(pictures: StillLife):
     assert not any(is_held_out(pictures.scene(place).solids) for place in range(len(pictures)))
 
 
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * SIZE**2, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            StillLife(tmp_path, 6, SIZE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tints_are_seen(tmp_path: Path):
     plain, tinted = StillLife(tmp_path, 6, SIZE), StillLife(tmp_path, 6, SIZE, tinted=0.5)
     index = torch.arange(12)

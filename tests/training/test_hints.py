@@ -20,7 +20,7 @@ from mezzotint.conditioning.hints import INPAINT, Truth, channels, hints
 from mezzotint.denoise.adapter import COLUMNS
 from mezzotint.store.facts import read_facts
 from mezzotint.store.hints import load_hints
-from mezzotint.store.pictures import held, located
+from mezzotint.store.pictures import located
 from mezzotint.store.png import read_provenance
 from mezzotint.training.data import StillLife
 from mezzotint.training.hints import Hints, _holds
@@ -304,10 +304,15 @@ def test_requests_that_mean_nothing(fields: dict[str, Any], what: str) -> None:
 def test_hints_in_memory(pipe: mezzotint.Pipeline, shape: Image.Image, tmp_path: Path) -> None:
     shape.save(tmp_path / "shape.png")
     wanted = pipe(PROMPT, seed=3, silhouette=shape).tobytes()
-    for given in ({"silhouette": shape}, [("silhouette", np.asarray(shape))], {"silhouette": tmp_path / "shape.png"}):
+    for given in (
+        {"silhouette": shape},
+        {"silhouette": tmp_path / "shape.png"},
+        [("silhouette", np.asarray(shape))],
+        ("silhouette", shape),
+    ):
         assert pipe(PROMPT, seed=3, hint=given).tobytes() == wanted
-    request = located(Request(**held({"hint": {"silhouette": shape}})))
-    assert pipe(request.but(prompt=PROMPT, seed=3)).tobytes() == pipe(request.but(prompt=PROMPT, seed=3)).tobytes()
+    request = pipe.request(PROMPT, seed=3, hint={"silhouette": shape})
+    assert pipe(located(request)).tobytes() == wanted
     with pytest.raises(UserError, match="must be its name and a picture"):
         pipe(PROMPT, hint=[("silhouette", shape, 0.5)])
     with pytest.raises(UserError, match="in memory and is gone"):

@@ -52,8 +52,11 @@ def test_an_estimator_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("mezzotint.store.hub._listed", nobody)
     with pytest.raises(UserError, match="There is no depth estimator nothing: give a folder"):
         store.depth_of(torch.zeros(1, 3, 8, 8), "nothing")
-    with pytest.raises(UserError, match="the hub cannot be reached"):
-        store.depth_of(torch.zeros(1, 3, 8, 8), "nobody/nothing-of-this-name")
+    for name in ("nobody/nothing-of-this-name", "owner/na--me"):
+        with pytest.raises(UserError, match="the hub cannot be reached"):
+            store.depth_of(torch.zeros(1, 3, 8, 8), name)
+    with pytest.raises(UserError, match="There is no depth estimator models/dpt/large"):
+        store.depth_of(torch.zeros(1, 3, 8, 8), "models/dpt/large")
 
 
 def test_it_learns_what_is_near_and_where_solids_stand(tmp_path: Path) -> None:

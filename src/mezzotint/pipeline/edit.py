@@ -78,10 +78,11 @@ class Edit:
         return canvas.pasted(cut, self.back.canvas, self.back.mask, self.back.box, self.back.reach)
 
 
-def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -> Edit:
+def read(request: Request, native: Size, trained: Sequence[Size], factor: int, *, settled: bool = False) -> Edit:
     """The pictures of a request for a model that draws pictures of `native` size and knows the sizes `trained`.
 
-    `factor` is pixels a place of its latents. Raises UserError for a picture that cannot be read or means nothing.
+    `factor` is pixels a place of its latents; `settled` says that no map changes the native size. Raises UserError for
+    a picture that cannot be read or means nothing.
     """
     given = request.hints()
     image = pictures.read_colours(request.image) if request.image != "" else None
@@ -92,10 +93,11 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int) -
         mask = canvas.padded(Image.new("L", image.size) if mask is None else mask, around, 255)
         image = canvas.padded(image, around)
     if own is None or image is None:
-        size = _size(request, _shape_of(planes, native, factor))
+        settled = settled or not planes or None not in (request.width, request.height)
+        size = _size(request, native if settled else _shape_of(planes, native, factor))
     else:
-        planes = {name: _beside(name, plane, own, image.size, around) for name, plane in planes.items()}
         size = _size(request, image.size)
+        planes = {name: _beside(name, plane, own, image.size, around, size) for name, plane in planes.items()}
         image = canvas.fitted(image, size, request.resize)
     planes |= {name: _estimated(name, file, image) for name, file in given.items() if name not in planes}
     hints = {name: canvas.fitted(plane, size, request.resize) for name, plane in planes.items()}
@@ -152,8 +154,9 @@ def _mask(request: Request, image: Image.Image | None) -> Image.Image | None:
 
 
 def _alike(size: Size, other: Size) -> bool:
-    """Whether two sizes are of one shape."""
-    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= 0.02
+    """Whether two sizes are of one shape, to 2 % or as nearly as whole pixels of the smaller can have it."""
+    wide, high = size[0] * other[1], size[1] * other[0]
+    return abs(wide - high) <= max(0.02 * high, (max(size[0], other[0]) + max(size[1], other[1])) / 2)
 
 
 def _taken(name: str, file: str) -> bool:
@@ -181,8 +184,6 @@ def _shape_of(planes: Mapping[str, Image.Image], native: Size, factor: int) -> S
 
     Raises UserError where they are of several shapes.
     """
-    if not planes:
-        return native
     (first, shape), *others = ((name, plane.size) for name, plane in planes.items())
     for name, other in others:
         if not _alike(other, shape):
@@ -193,16 +194,16 @@ def _shape_of(planes: Mapping[str, Image.Image], native: Size, factor: int) -> S
     return native if _alike(shape, native) else canvas.at_area(shape, sizes.area(native), factor)
 
 
-def _beside(name: str, plane: Image.Image, own: Size, whole: Size, around: Sequence[int]) -> Image.Image:
+def _beside(name: str, plane: Image.Image, own: Size, whole: Size, around: Sequence[int], size: Size) -> Image.Image:
     """The plane of a hint for an image of size `own` that is extended to be `whole`; one of the image goes along.
 
-    Raises UserError where it is of neither's shape.
+    Raises UserError where it is of neither's shape, nor as large as what is asked for, `size`.
     """
     of_whole = _alike(plane.size, whole)
     if any(around) and (plane.size == own or (_alike(plane.size, own) and not of_whole)):
         plane = plane if plane.size == own else plane.resize(own, canvas.scaling(plane))
         return canvas.padded(plane, around, 0 if plane.mode == "L" else None)
-    if not of_whole:
+    if not of_whole and plane.size != size:
         raise UserError(
             f"The hint {name} is {plane.width}x{plane.height} pixels and the image {own[0]}x{own[1]}: give one of the "
             "image's shape."

@@ -97,7 +97,7 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
         )
     factor = pipe.codec.factor
     native = pipe.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
-    edit = edits.read(request, native, pipe.sizes, factor)
+    edit = edits.read(request, native, pipe.sizes, factor, settled=noise is not None)
     request = pipe.named(request.but(width=edit.size[0], height=edit.size[1]))
     size = edit.drawn.size
     if noise is not None:

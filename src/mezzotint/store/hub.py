@@ -65,8 +65,7 @@ def fetched(name: str, *, half: bool = False) -> Path:
 
 def check_known(repo: str) -> None:
     """Raise UserError where a repository OWNER/NAME of transformers is neither in the cache nor found on the hub."""
-    if _cached(repo, "config.json") is None:
-        _online(repo, lambda: _listed(repo))
+    _online(repo, lambda: _cached(repo, "config.json") or _listed(repo))
 
 
 def chosen(files: Iterable[str], *, half: bool = False) -> list[str]:

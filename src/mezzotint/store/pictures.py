@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import ItemsView, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -98,12 +98,15 @@ def _of_array(given: Any) -> Any:
     """
     import numpy as np
 
+    if hasattr(given, "detach"):  # A tensor, of whatever type and wherever it is.
+        given = given.detach().cpu()
+        given = given.float() if given.is_floating_point() else given
     try:
         values = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError):
         values = np.zeros((), dtype=object)
     kind = values.dtype.kind
-    values = _plane_of(values, colours=kind in "biu")
+    values = _plane_of(values, colours=values.ndim == 3 and values.dtype == np.uint8)
     refusal = f"A {type(given).__name__} is no picture: give a file, a PIL image, bytes [H W 3] or numbers [H W]."
     if kind not in "biuf" or values.ndim < 2:
         raise UserError(refusal)
@@ -120,10 +123,10 @@ def _of_array(given: Any) -> Any:
 
 
 def _plane_of(values: np.ndarray[Any, Any], *, colours: bool = False) -> np.ndarray[Any, Any]:
-    """An array without sides of 1 before or after its height and width; three or four `colours` may stand behind."""
+    """An array without sides of 1 before or after its height and width; `colours` stay, if there are three or four."""
     while values.ndim > 2 and values.shape[-1] == 1:
         values = values[..., 0]
-    while values.ndim > (3 if colours and values.shape[-1:] in ((3,), (4,)) else 2) and values.shape[0] == 1:
+    while values.ndim > 2 and values.shape[0] == 1 and not (colours and values.shape[-1] in (3, 4)):
         values = values[0]
     return values
 
@@ -133,7 +136,10 @@ def _hints(given: Any) -> Any:
     pairs = cast("Mapping[Any, Any]", given).items() if isinstance(given, Mapping) else given
     if not isinstance(pairs, Sequence | ItemsView) or isinstance(pairs, str):
         return given
-    return tuple(_laid(*one) if isinstance(one, tuple) else one for one in cast("Sequence[Any]", pairs))
+    several: list[Any] = list(cast("Sequence[Any]", pairs))
+    if len(several) == 2 and isinstance(several[0], str) and not isinstance(several[1], str):
+        several = [tuple(several)]
+    return tuple(_laid(*one) if isinstance(one, tuple | list) else one for one in several)
 
 
 def _laid(*given: Any) -> str:
@@ -207,12 +213,11 @@ def read_colours(name: str) -> Image.Image:
 def read_mask(name: str) -> Image.Image:
     """The picture in grey, mode L: 255 where it is white, 0 where it is black or transparent.
 
-    Real numbers are shares, from 0 to 1; where the most is 1 of 255, as in arrays of zeros and ones, that is white.
-    Raises as above, and for other numbers.
+    Real numbers are shares, from 0 to 1; zeros and ones are black and white; 16 bits in which nothing is above 255, as
+    the numbers of labels are, are taken for 8. Raises as above, and for other numbers.
     """
-    picture = _opaque(name, "black", shares=True)
-    mask = (picture.convert("RGB") if picture.mode == "LAB" else picture).convert("L")
-    return mask.point(range(0, 255 * 256, 255)) if mask.getextrema() in ((0, 1), (1, 1)) else mask
+    picture = _opaque(name, "black", mask=True)
+    return (picture.convert("RGB") if picture.mode == "LAB" else picture).convert("L")
 
 
 def read_depth(name: str) -> Image.Image:
@@ -274,13 +279,15 @@ def check_picture(name: str) -> None:
     _turned(name, whole=False)
 
 
-def _opaque(name: str, ground: str, *, shares: bool = False) -> Image.Image:
-    """The picture upright in 8 bits, on a ground of this colour where it is transparent."""
+def _opaque(name: str, ground: str, *, mask: bool = False) -> Image.Image:
+    """The picture upright in 8 bits, on a ground of this colour where it is transparent; of numbers if it is a mask."""
     picture = _turned(name)
     if picture.has_transparency_data and picture.mode not in TOP:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
-    return _eight_bits(picture, name, shares=shares)
+    if 0 in picture.size:
+        raise UserError(f"{name} has no pixels: give another picture.")
+    return _numbers(picture, name) if mask and picture.mode in (*TOP, "L", "F") else _eight_bits(picture, name)
 
 
 def _turned(name: str, *, whole: bool = True) -> Image.Image:
@@ -315,23 +322,27 @@ def _upright(picture: Image.Image) -> Image.Image:
     return turned
 
 
-def _eight_bits(picture: Image.Image, name: str, *, shares: bool) -> Image.Image:
-    """A picture of one channel with 16 bits brought to 8, others as they are; of real numbers if they are `shares`.
+def _numbers(picture: Image.Image, name: str) -> Image.Image:
+    """A mask of one channel brought to 8 bits, by what its numbers are (`read_mask`)."""
+    import numpy as np
 
-    Where 16 bits hold nothing above 255, as the numbers of labels do, they are taken for 8.
-    """
+    values = np.asarray(picture)
+    if picture.mode == "F" and not ((values >= 0) & (values <= 1)).all():
+        told = f"from {values.min():g} to {values.max():g}"
+        raise UserError(f"{name} holds numbers {told}: give shares from 0 to 1, whole ones up to 255, or bools.")
+    if picture.mode != "F" and 1 < values.max() <= 255:
+        return Image.fromarray(values.clip(0).astype(np.uint8))
+    top = 1 if values.max() <= 1 else TOP[picture.mode]
+    return Image.fromarray((values.astype(np.float64) * (255 / top)).round().clip(0, 255).astype(np.uint8))
+
+
+def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
+    """A picture of one channel with 16 bits brought to 8, others as they are."""
     import numpy as np
 
     if picture.mode in TOP:
-        values = np.asarray(picture).astype(np.float64)
-        values *= 255 / TOP[picture.mode] if values.max() > 255 else 1
+        values = np.asarray(picture).astype(np.float64) * (255 / TOP[picture.mode])
         return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if picture.mode == "F" and shares:
-        values = np.asarray(picture)
-        if not ((values >= 0) & (values <= 1)).all():
-            told = f"from {values.min():g} to {values.max():g}"
-            raise UserError(f"{name} holds real numbers {told}: give shares from 0 to 1, bytes or bools.")
-        return Image.fromarray((values * 255).round().astype(np.uint8))
     if picture.mode == "F":
         raise UserError(f"{name} holds real numbers, not colours: give a PNG, a JPEG or a WebP.")
     return picture
@@ -352,9 +363,9 @@ def _numpy(name: str) -> np.ndarray[Any, Any]:
 
 
 def _exr(name: str) -> np.ndarray[Any, Any]:
-    """What an OpenEXR file says of depth: the channel Z, depth or Y of any layer, or its only one, or a luminance.
+    """What an OpenEXR file says of depth, or the luminance of its colours, or its only channel beside A.
 
-    Raises UserError where it has none of these, or several layers with depth.
+    Raises UserError where it has none of these, or depth several times.
     """
     check_there(name)
     try:
@@ -367,14 +378,29 @@ def _exr(name: str) -> np.ndarray[Any, Any]:
             channels = {key: one.pixels for key, one in cast("dict[str, Any]", file.channels()).items()}
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{name} is no OpenEXR file, or is damaged.") from error
-    for known in ("z", "depth", "y"):
-        matching = [key for key in channels if key.rpartition(".")[2].lower() == known]
-        if len(matching) == 1:
-            return channels[matching[0]]
-    if len(channels) == 1:
-        return next(iter(channels.values()))
-    if set(REC_709) <= set(channels):
+    depth = _depth_channels(channels)
+    if len(depth) == 1:
+        return channels[depth[0]]
+    grey = ["Y"] if "Y" in channels else [key for key in channels if key != "A"]
+    if not depth and len(grey) == 1:
+        return channels[grey[0]]
+    if not depth and set(REC_709) <= set(channels):
         import numpy as np
 
         return np.sum([share * channels[key] for key, share in REC_709.items()], axis=0)
     raise UserError(f"{name} has the channels {', '.join(channels)}; one of them alone must be Z or depth.")
+
+
+def _depth_channels(names: Iterable[str]) -> list[str]:
+    """Which channels, LAYER.CHANNEL, hold depth: Z or depth of no layer, or else of any, or any of a layer "depth".
+
+    A Z beside an X is a direction's.
+    """
+    words = {name: name.lower().split(".") for name in names}
+    directions = [where for *where, last in words.values() if last == "x"]
+    found = [
+        name
+        for name, (*where, last) in words.items()
+        if (last in ("z", "depth") or "depth" in where) and where not in directions
+    ]
+    return [name for name in found if "." not in name] or found

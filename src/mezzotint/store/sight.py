@@ -55,7 +55,7 @@ def depth_of(pixels: Tensor, estimator: str = "") -> Tensor:
     from mezzotint.conditioning.foreign_depth import foreign_depth
 
     if not Path(estimator).is_dir():
-        if not is_hub_name(estimator):
+        if not (is_hub_name(estimator) and estimator.count("/") == 1):
             raise UserError(f"There is no depth estimator {estimator}: give a folder, or OWNER/NAME on the hub.")
         check_known(estimator)
     return foreign_depth(pixels, estimator)

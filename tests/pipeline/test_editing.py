@@ -18,7 +18,7 @@ from mezzotint.pipeline.edit import Edit
 from mezzotint.pipeline.start import Seen, Start
 from mezzotint.sampling.sizes import drawn
 from mezzotint.store.facts import Facts
-from mezzotint.store.pictures import Held
+from mezzotint.store.memory import Held
 from mezzotint.types import Request, UserError
 
 PROMPT = "a red sphere to the left of a blue cube"

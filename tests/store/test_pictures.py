@@ -13,11 +13,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
+from mezzotint.store.memory import Held, held
 from mezzotint.store.pictures import (
-    Held,
     check_there,
     full_name,
-    held,
     picture_names,
     read_colours,
     read_depth,

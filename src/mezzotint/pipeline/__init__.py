@@ -30,7 +30,8 @@ from mezzotint.sampling.inversion import ROUNDS
 from mezzotint.store.extras import Extras, Loras, Names
 from mezzotint.store.facts import preferred
 from mezzotint.store.image_prompt import find_image_prompts
-from mezzotint.store.pictures import held, located
+from mezzotint.store.memory import held
+from mezzotint.store.pictures import located
 from mezzotint.types import Request, UserError
 from mezzotint.vae.codec import Codec, to_uint8
 

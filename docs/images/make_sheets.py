@@ -4,8 +4,8 @@ large.webp: a row for each way to draw at four times the trained area, the pictu
 guidance.webp: a row for each scale of guidance, and for scale 5 under each guide. Both with seed 7.
 classifier.webp: no prompt, and a column for each thing that the classifier was told to look for, with seeds from 7 on.
 edit.webp: a picture, another prompt from it at strengths of 0.2, 0.5, 0.7, 0.8 and 1, and its right half repainted.
-conditioners.webp: the depth and the silhouettes of a scene kept out of training, given first, and then what is drawn by
-them of five prompts; and its picture, and what is drawn after it without words with seeds from 7 on.
+conditioners.webp: the depth, the silhouettes and the edges of a scene kept out of training, given first, and then what
+is drawn by them of five prompts; and its picture, and what is drawn after it without words with seeds from 7 on.
 None was chosen by hand.
 """
 
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import mezzotint
+from mezzotint.conditioning.hints import Truth, hint_named
 from mezzotint.vae.codec import to_uint8
 from mezzotint.world.render import render
 from mezzotint.world.scene import Scenes, random_scenes
@@ -86,12 +87,14 @@ def conditioned(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
     depth, solid = 1 / drawn.depth[0], drawn.masks[0].sum(dim=0).clamp(max=1)
     near = grey((depth - depth.min()) / (depth.max() - depth.min()))
     shape = grey(solid)
+    lines = grey(hint_named("edges").known(Truth(drawn.pixels, drawn.depth[:, None], solid[None, None]))[0, 0])
     whole = Image.fromarray(to_uint8(drawn.pixels)[0].numpy())
     left, right = (solid.shape for solid in scene.describe()[0].left_to_right())
     told = [f"a {one} {left} to the left of a {other} {right}" for one, other in LAID]
     return {
         "depth": [near, *(pipe(words, seed=SEED, depth=near) for words in told)],
         "silhouette": [shape, *(pipe(words, seed=SEED, silhouette=shape) for words in told)],
+        "edges": [lines, *(pipe(words, seed=SEED, hint={"edges": lines}) for words in told)],
         "image prompt": [whole, *(pipe("", seed=SEED + more, image_prompt=whole) for more in range(len(LAID)))],
     }
 

@@ -168,7 +168,7 @@ def still_life_128() -> Recipe:
             "schedule": "karras",
             "eta": 0.3,
         },
-        hinted={"guidance": 2.0},
+        hinted={"guidance": 3.0},
     )
 
 

@@ -131,7 +131,8 @@ def _check_sizes(recipe: Recipe) -> None:
     sides = {"size": recipe.size, "vae.crop": recipe.vae.crop, "decoder.crop": recipe.decoder.crop}
     for name, side in sides.items():
         if side % factor != 0 or not factor <= side <= recipe.size:
-            raise UserError(f"{name} is {side}; it must be a multiple of {factor}, at most size, {recipe.size}.")
+            most = "" if name == "size" else f" and at most size, {recipe.size}"
+            raise UserError(f"{name} is {side}; it must be a multiple of {factor}{most}.")
     side, told = recipe.size // factor, recipe.unet.network.sample_size
     if told not in (None, side, (side, side)):
         raise UserError(

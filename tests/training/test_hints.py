@@ -218,6 +218,22 @@ def test_smooth_edges_and_lossy_files_have_no_rings(kind: str) -> None:
     assert not np.asarray(hints()["silhouette"].given(Image.new("L", (16, 16)))).any()
 
 
+@pytest.mark.parametrize("numbers", [(1, 3), (11, 12), (7, 26), (1, 255), (60, 62)])
+def test_labels_with_gaps_are_parted(numbers: tuple[int, int]) -> None:
+    labels = np.zeros((64, 64), dtype=np.uint8)
+    labels[10:50, 10:32], labels[10:50, 32:54] = numbers
+    plane = np.asarray(hints()["silhouette"].given(Image.fromarray(labels)))
+    assert set(np.unique(plane)) == {0, 255}
+    assert (plane[12:48, 12:30] == 255).all()
+    assert (plane[12:48, 34:52] == 255).all()
+    assert (plane[12:48, 31] == 0).all()
+
+
+def test_a_black_silhouette_says_nothing(pipe: mezzotint.Pipeline) -> None:
+    with pytest.raises(UserError, match="silhouette is black everywhere"):
+        pipe(PROMPT, silhouette=np.zeros((8, 8), dtype=np.bool_))
+
+
 def test_hints_from_the_command_line_and_again(
     model: Path, shape: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

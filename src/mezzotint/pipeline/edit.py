@@ -165,9 +165,11 @@ def _taken(name: str, file: str) -> bool:
 
 
 def _plane(request: Request, name: str, file: str) -> Image.Image:
-    """The plane of a hint, as it is given."""
+    """The plane of a hint, as it is given. Raises UserError where it says nothing."""
     hint = hint_named(name)
     picture = pictures.READERS[hint.kind](file)
+    if hint.kind == "mask" and not picture.getbbox():
+        raise UserError(f"The hint {name} is black everywhere, which says nothing: paint white what it is to say.")
     return hint.given(canvas.disparity(picture, request.depth_kind) if hint.kind == "depth" else picture)
 
 

@@ -18,7 +18,9 @@ SHARE = 0.002
 APART = 16
 """And if it is so far from every other that does, of 255."""
 MOST_LABELS = 64
-"""Up to so many, greys that are the numbers from 0 or 1 on are the labels themselves."""
+"""Up to so many, greys that are the numbers from 1 on, or that all fill areas, are the labels themselves."""
+STRAY = 0.001
+"""Up to this share of what is not black may be of other greys then."""
 
 
 def given(picture: Image.Image) -> Image.Image:
@@ -40,7 +42,10 @@ def _nearest(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dt
     """Every pixel's label [H W]: black, or one of the greys that stand for something."""
     counts = np.bincount(grey.ravel(), minlength=256)
     numbers = np.flatnonzero(counts[1:]) + 1
-    if 0 < len(numbers) <= MOST_LABELS and numbers[-1] == len(numbers):
+    areas = np.union1d(grey[_even(grey)], 0)
+    strays = counts[1:].sum() - counts[areas[1:]].sum()
+    counted = 0 < len(numbers) <= MOST_LABELS and numbers[-1] == len(numbers)
+    if counted or (1 < len(areas) <= MOST_LABELS and strays <= STRAY * counts[1:].sum()):
         return grey.astype(np.int64)
     often = [int(level) for level in np.argsort(-counts, kind="stable") if counts[level] >= SHARE * grey.size]
     levels = [0]
@@ -51,6 +56,16 @@ def _nearest(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dt
         levels.append(int(grey.max()))
     known = np.array(levels)
     return known[np.abs(np.arange(256)[:, None] - known).argmin(axis=1)][grey]
+
+
+def _even(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Where a pixel and the eight around it are the same, [H W] bools: within areas, and not at smooth edges."""
+    height, width = grey.shape
+    same = np.zeros(grey.shape, dtype=np.bool_)
+    if min(height, width) > 2:
+        inside = [grey[y : height - 2 + y, x : width - 2 + x] for y in range(3) for x in range(3)]
+        same[1:-1, 1:-1] = np.logical_and.reduce([part == inside[4] for part in inside])
+    return same
 
 
 def reads(plane: Tensor, size: tuple[int, int]) -> Tensor:

@@ -60,8 +60,8 @@ def layout(pipe: Pipeline, request: Request) -> Layout:
     known = set(names) if pipe.hints is None or channels > 0 else set(pipe.hints.names)
     if not given <= known:
         name = sorted(given - known)[0]
-        own = f"it reads {', '.join(sorted(known))}" if known else "leave it out"
-        raise UserError(f"This model reads no {name}: {own}, or choose a model that was trained for it.")
+        own = f", but {', '.join(sorted(known))}" if known else ""
+        raise UserError(f"This model reads no {name}{own}: leave it out, or choose a model that was trained for it.")
     if names == ("depth",) and not given:
         raise UserError("This model draws on a depth map: give depth.")
     if names == (PICTURE,) and request.image == "":

@@ -202,6 +202,9 @@ class Request:
     own."""
     image_guidance: float = 1.5
     """How closely models that change a picture by words keep to it; 1 is off."""
+    hint_guidance: float | None = None
+    """How closely models that learned hints keep to the mask and the other hints; 1 is off; by default 5 where there is
+    a mask, and else 1."""
     upscale: str = "auto"
     """How to keep one scene beyond the size the model was trained at: auto, none, two-pass, tiles or dilated."""
     weighting: str = "a1111"
@@ -257,8 +260,10 @@ class Request:
                 raise UserError(f'The {name} is "{getattr(self, name)}"; it must be one of {", ".join(choices)}.')
         if self.strength is not None and not 0.0 <= self.strength <= 1.0:
             raise UserError(f"The strength is {self.strength}; it must be from 0 to 1.")
-        if not 0.0 <= self.image_guidance <= 100.0:
-            raise UserError(f"The image_guidance is {self.image_guidance}; it must be from 0 to 100.")
+        for name in ("image_guidance", "hint_guidance"):
+            scale = getattr(self, name)
+            if scale is not None and not 0.0 <= scale <= 100.0:
+                raise UserError(f"The {name} is {scale}; it must be from 0 to 100.")
         if self.only_masked is not None and not 0 <= self.only_masked <= self.MAX_SIDE:
             raise UserError(f"The only_masked is {self.only_masked}; it must be from 0 to {self.MAX_SIDE} pixels.")
         self._check_pictures()

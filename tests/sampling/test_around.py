@@ -7,7 +7,7 @@ import torch
 
 from mezzotint.noise import Prediction, draw_noise, scalings
 from mezzotint.sampling import ClassifierFree, Query
-from mezzotint.sampling.around import AwayFrom, Interval, Rescale, Threshold, TowardsPicture
+from mezzotint.sampling.around import AwayFrom, Interval, Rescale, Threshold, TowardsSpatial
 
 SHAPE = (1, 4, 6, 6)
 # A few fp64 operations.
@@ -187,7 +187,7 @@ def test_autoguidance_of_gaussians_sharpens_around_the_same_mean():
 
 @pytest.mark.parametrize(("words", "picture"), [(7.5, 1.5), (1.0, 2.0), (0.0, 1.5), (3.0, 1.0), (1.0, 1.0)])
 def test_two_scales_are_the_papers(words, picture):
-    guidance = TowardsPicture(ClassifierFree(words), picture)
+    guidance = TowardsSpatial(ClassifierFree(words), picture)
     told = rows("blank", "uncond", "cond")
     blank, uncond, cond = told.values()
     asked = {name: told[name] for name in guidance.rows(3.0)}
@@ -196,5 +196,5 @@ def test_two_scales_are_the_papers(words, picture):
 
 
 def test_the_picture_at_scale_one_costs_no_row():
-    assert TowardsPicture(ClassifierFree(5.0), 1.0).rows(1.0) == ("uncond", "cond")
-    assert set(TowardsPicture(ClassifierFree(5.0), 1.5).rows(1.0)) == {"uncond", "cond", "blank"}
+    assert TowardsSpatial(ClassifierFree(5.0), 1.0).rows(1.0) == ("uncond", "cond")
+    assert set(TowardsSpatial(ClassifierFree(5.0), 1.5).rows(1.0)) == {"uncond", "cond", "blank"}

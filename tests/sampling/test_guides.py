@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 import torch
@@ -171,8 +171,9 @@ def test_guidance_that_is_off_costs_one_row(names, scale):
 
 @pytest.mark.parametrize("names", [names for names in COMBINATIONS if names[-1] == "interval"], ids="+".join)
 @pytest.mark.parametrize("scale", [0.0, 1.0, 5.0])
-def test_outside_an_interval_around_everything_one_row_is_asked_for(names, scale):
-    guidance = guided([text(name) for name in names], scale, prediction=V)
+@pytest.mark.parametrize("spatial", [1.0, 2.0])
+def test_outside_an_interval_around_everything_one_row_is_asked_for(names, scale, spatial):
+    guidance = guided([text(name) for name in names], scale, prediction=V, spatial=spatial)
     assert guidance.rows(0.2) == guidance.rows(6.0) == (("uncond",) if scale == 0.0 else ("cond",))
 
 
@@ -180,14 +181,23 @@ def test_outside_an_interval_around_everything_one_row_is_asked_for(names, scale
 def test_every_combination_answers_from_the_rows_that_it_asked_for(names):
     """Also with several prompts, at scales above and below 1."""
     for scale, weights in ((5.0, (1.0,)), (0.5, (1.0, 0.7)), (1.0, (0.5, 0.5)), (0.0, (1.0, 1.0))):
-        guidance = guided([text(name) for name in names], scale, weights, prediction=V)
-        for sigma in (4096.0, 3.0, 0.1):
+        for sigma, spatial in product((4096.0, 3.0, 0.1), (1.0, 2.0)):
+            guidance = guided([text(name) for name in names], scale, weights, prediction=V, spatial=spatial)
             rows = guidance.rows(sigma)
             assert len(set(rows)) == len(rows) >= 1
             estimates = dict(zip(rows, draw_noise(range(len(rows)), SHAPE[1:]).split(1), strict=True))
             combined = guidance.combine(estimates, at(sigma))
             assert combined.shape == SHAPE
             assert combined.isfinite().all()
+
+
+@pytest.mark.parametrize("texts", [[], ["apg"], ["cfg++", "interval:0.3:1000"]])
+def test_the_scale_of_what_lies_beside_the_latent_goes_with_that_of_the_words(texts):
+    uncond, cond, blank = draw_noise([1, 2, 3], SHAPE[1:]).split(1)
+    estimates = {"uncond": uncond, "cond": cond, "blank": blank}
+    words = guided(texts, 5.0, prediction=V).combine(estimates, at(3.0))
+    both = guided(texts, 5.0, prediction=V, spatial=2.5).combine(estimates, at(3.0))
+    torch.testing.assert_close(both, words + 1.5 * (uncond - blank))
 
 
 def test_guides_are_put_on_from_the_inside_out():

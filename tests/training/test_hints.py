@@ -18,6 +18,7 @@ import mezzotint
 from mezzotint.cli import main
 from mezzotint.conditioning.hints import INPAINT, Truth, channels, hints
 from mezzotint.denoise.adapter import COLUMNS
+from mezzotint.pipeline.plan import plan
 from mezzotint.store.facts import read_facts
 from mezzotint.store.hints import load_hints
 from mezzotint.store.pictures import located
@@ -177,6 +178,24 @@ def test_each_hint_changes_the_picture_and_none_leaves_it(pipe: mezzotint.Pipeli
         assert np.abs(np.asarray(alone).astype(int) - np.asarray(image)).max() <= 1
     outside = np.asarray(shape) == 0
     assert np.array_equal(np.asarray(drawn[3])[outside], np.asarray(picture)[outside])
+
+
+def test_hints_are_kept_to_as_closely_as_is_asked(pipe: mezzotint.Pipeline, shape: Image.Image) -> None:
+    def rows(**fields: Any) -> set[str]:
+        return set(plan(pipe, 0, pipe.request(PROMPT, **fields)).guidance.rows(1.0))
+
+    picture = Image.effect_noise((SIZE, SIZE), 90).convert("RGB")
+    masked = {"image": picture, "mask": shape}
+    assert rows(silhouette=shape) == rows(silhouette=shape, hint_guidance=1.0) == {"uncond", "cond"}
+    assert rows(silhouette=shape, hint_guidance=3.0) == {"blank", "uncond", "cond"}
+    assert rows(silhouette=shape, hint_guidance=3.0, guide=("interval:2:3",)) == {"cond"}
+    assert rows(hint_guidance=3.0) == {"uncond", "cond"}
+    assert rows(**masked) == rows(image=picture, extend="left=8") == {"blank", "uncond", "cond"}
+    drawn = [pipe(PROMPT, seed=1, silhouette=shape, hint_guidance=scale).tobytes() for scale in (1.0, 3.0)]
+    assert drawn[0] == pipe(PROMPT, seed=1, silhouette=shape).tobytes() != drawn[1]
+    of_mask = pipe(PROMPT, seed=1, **masked).tobytes()
+    assert of_mask == pipe(PROMPT, seed=1, **masked, hint_guidance=5.0).tobytes()
+    assert of_mask != pipe(PROMPT, seed=1, **masked, hint_guidance=1.0).tobytes()
 
 
 def test_guides_go_with_hints(pipe: mezzotint.Pipeline, model: Path, shape: Image.Image) -> None:
@@ -377,11 +396,12 @@ def test_a_model_for_inpainting_or_from_depth_is_written_for_diffusers(
         "sampler": "ddim",
         "guidance": 3.0,
     }
+    unguided = {"hint_guidance": 1.0}  # What other programs do.
     assert main(["convert", str(model), str(tmp_path / "none"), "--to", "diffusers", "--reads", "silhouette"]) == 2
     assert not (tmp_path / "none").exists()
     for name in ("inpaint", "depth"):
         assert main(["convert", str(model), str(tmp_path / name), "--to", "diffusers", "--reads", name]) == 0
-    ours = pipe(PROMPT, keep_colours=False, **fields)
+    ours = pipe(PROMPT, keep_colours=False, **fields, **unguided)
     again = mezzotint.load(tmp_path / "inpaint")(PROMPT, keep_colours=False, **fields)
     # What was written is in 16 bits, as the model is stored; what we draw with is put together in 32.
     assert np.abs(np.asarray(ours).astype(int) - np.asarray(again)).max() <= 3

@@ -32,6 +32,7 @@ FLAGS = {
         "sampler",
         "schedule",
         "guide",
+        "hint_guidance",
         "out",
         "device",
     ),
@@ -74,6 +75,8 @@ class Options:
     """Schedule; by default the model's own. (obedience)"""
     guide: tuple[str, ...] = ()
     """What else steers (see `mezzotint guides`), once for each; by default the model's own. (obedience)"""
+    hint_guidance: float | None = None
+    """How closely hints are kept to; by default the model's own. (obedience)"""
     out: Path | None = None
     """A folder for a sheet of every category or conditioner, NAME.png, and its verdicts, NAME.jsonl (obedience); for
     judge, where it is written, by default runs/judge."""
@@ -97,8 +100,8 @@ class Options:
         for entry in fields(self):
             users = [use for use, names in FLAGS.items() if entry.name in names]
             if users and self.what not in users and getattr(self, entry.name) not in (None, ()):
-                told = " and ".join(users)
-                raise UserError(f"--{entry.name} is for {told}, and {self.what} does not read it: leave it out.")
+                flag, told = entry.name.replace("_", "-"), " and ".join(users)
+                raise UserError(f"--{flag} is for {told}, and {self.what} does not read it: leave it out.")
 
     @property
     def used(self) -> tuple[str, int, int]:
@@ -112,8 +115,8 @@ class Options:
     @property
     def changes(self) -> dict[str, Any]:
         """The fields of requests that stand in for the model's own."""
-        given = {name: getattr(self, name) for name in ("steps", "guidance", "sampler", "schedule", "guide")}
-        return {name: value for name, value in given.items() if value not in (None, ())}
+        names = ("steps", "guidance", "sampler", "schedule", "guide", "hint_guidance")
+        return {name: getattr(self, name) for name in names if getattr(self, name) not in (None, ())}
 
 
 def run(argv: Sequence[str]) -> int:

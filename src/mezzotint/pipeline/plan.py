@@ -15,7 +15,6 @@ from mezzotint.pipeline import start
 from mezzotint.pipeline.edit import Edit
 from mezzotint.pipeline.networks import Wanted
 from mezzotint.sampling import classify, guides, sizes, two_pass, upscale
-from mezzotint.sampling.around import TowardsPicture
 from mezzotint.sampling.guidance import Guidance, worse
 from mezzotint.sampling.known import begun
 from mezzotint.sampling.samplers import Sampler, sampler_named
@@ -122,11 +121,15 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     trained = upscale.places(sizes.nearest(size, pipe.sizes), factor)
     wanted = Wanted(schedule, way, trained, hinted=layout.learned, pictured=pictured)
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
-    guidance = guides.guided(request.guide, request.guidance, weights, prediction=schedule.prediction_type)
+    guidance = guides.guided(
+        request.guide,
+        request.guidance,
+        weights,
+        prediction=schedule.prediction_type,
+        spatial=start.spatial_guidance(request, layout),
+    )
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)
-    if start.PICTURE in layout.names:
-        guidance = TowardsPicture(guidance, request.image_guidance)
-        rows = {**rows, "blank": rows["uncond"]}
+    rows = {**rows, "blank": rows["uncond"]} if layout.names else rows
     return Plan(index, request, sampler, schedule, passes, edit, layout, strength == 1.0, guidance, rows, noise)
 
 

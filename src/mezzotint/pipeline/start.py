@@ -39,6 +39,9 @@ BESIDE: dict[int, tuple[str, ...]] = {0: (), 1: ("depth",), 4: (PICTURE,), 5: (I
 """What U-Nets from elsewhere read beside the latent, by the number of channels."""
 STRENGTH = 0.75
 """How much of a picture is drawn anew where nothing is said."""
+MASKED = 5.0
+"""How closely a model that learned masks keeps to one where nothing is said: solids drawn without guidance by the mask
+at times reach out of it, and are cut."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def layout(pipe: Pipeline, request: Request) -> Layout:
         raise UserError("This model draws on a depth map: give depth.")
     if names == (PICTURE,) and request.image == "":
         raise UserError("This model changes a picture by words: give image.")
-    if request.mask != "" or any(sides(request.extend)):
+    if _repaints(request):
         given.add(INPAINT)
     if channels == 0 and pipe.hints is not None and given & known:
         return Layout(pipe.hints.names, learned=True)
@@ -77,8 +80,24 @@ def strength(request: Request, layout: Layout) -> float:
     """How much is drawn anew: what is asked for, or by the mode. A model that reads the picture begins from noise."""
     if request.strength is not None:
         return request.strength
-    whole = request.image == "" or request.mask != "" or any(sides(request.extend)) or layout.names == (PICTURE,)
+    whole = request.image == "" or _repaints(request) or layout.names == (PICTURE,)
     return 1.0 if whole else STRENGTH
+
+
+def spatial_guidance(request: Request, layout: Layout) -> float:
+    """The scale of what lies beside the latent: what is asked for, or by the mode; 1 is off."""
+    if PICTURE in layout.names:
+        return request.image_guidance
+    if not layout.learned:
+        return 1.0
+    if request.hint_guidance is not None:
+        return request.hint_guidance
+    return MASKED if INPAINT in layout.names and _repaints(request) else 1.0
+
+
+def _repaints(request: Request) -> bool:
+    """Whether a part of a picture is drawn anew, or beyond it."""
+    return request.mask != "" or any(sides(request.extend))
 
 
 @dataclass(frozen=True)

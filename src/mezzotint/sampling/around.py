@@ -156,15 +156,15 @@ class AwayFrom:
 
 
 @dataclass(frozen=True)
-class TowardsPicture:
-    """The second scale of a model that is told a picture to change beside words (Brooks et al. 2023, InstructPix2Pix,
-    arXiv 2211.09800, equation 3).
+class TowardsSpatial:
+    """The second scale of a model that is told what lies beside the latent too: a picture to change (Brooks et al.
+    2023, InstructPix2Pix, arXiv 2211.09800, equation 3), or hints.
 
-    With b, u and c the estimates told nothing, told the picture, and told the picture and the words, the paper's
+    With b, u and c the estimates told nothing, told what lies there, and told that and the words, the paper's
 
         b + s_I (u - b) + s_T (c - u)
 
-    is classifier-free guidance at s_T, where uncond is told the picture too, and (s_I - 1)(u - b) around it.
+    is classifier-free guidance at s_T, where uncond is told what lies there too, and (s_I - 1)(u - b) around it.
     """
 
     inner: Guidance
@@ -172,7 +172,7 @@ class TowardsPicture:
     """s_I, 1 is off."""
 
     def rows(self, sigma: float) -> tuple[str, ...]:
-        """The inner guidance's, and the negative prompt's with the picture and, as "blank", without it."""
+        """The inner guidance's, and the negative prompt's with what lies there and, as "blank", without it."""
         inner = self.inner.rows(sigma)
         return inner if self.scale == 1.0 else union(inner, ["uncond", "blank"])
 

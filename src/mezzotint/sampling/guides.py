@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mezzotint.sampling.around import AwayFrom, Interval, Rescale, Threshold
+from mezzotint.sampling.around import AwayFrom, Interval, Rescale, Threshold, TowardsSpatial
 from mezzotint.sampling.guidance import ClassifierFree, Guidance, PlusPlus, Projected
 from mezzotint.types import UserError
 
@@ -249,14 +249,23 @@ def needs(texts: Sequence[str]) -> Needs:
     )
 
 
-def guided(texts: Sequence[str], scale: float, weights: Sequence[float] = (1.0,), *, prediction: str) -> Guidance:
+def guided(
+    texts: Sequence[str], scale: float, weights: Sequence[float] = (1.0,), *, prediction: str, spatial: float = 1.0
+) -> Guidance:
     """The guidance of one picture, new, because some guides remember.
 
-    `texts` are a request's guides, `scale` its guidance, `weights` those of its prompts, and `prediction` what the
-    network predicts (`noise.parameterisation.Prediction`), which rescale depends on. Raises UserError as `chosen`.
+    `texts` are a request's guides, `scale` its guidance, `weights` those of its prompts, `prediction` what the network
+    predicts (`noise.parameterisation.Prediction`), which rescale depends on, and `spatial` the scale of what lies
+    beside the latent, which goes with that of the words: guides are around both. Raises UserError as `chosen`.
     """
     base = ClassifierFree(scale, tuple(weights))
     guidance: Guidance = base
-    for choice in chosen(texts):
+    choices = chosen(texts)
+    inner = [choice for choice in choices if GUIDES[choice.name].innermost]
+    for choice in inner:
+        guidance = GUIDES[choice.name].make(Place(guidance, base, prediction), choice.values)
+    if spatial != 1.0:
+        guidance = TowardsSpatial(guidance, spatial)
+    for choice in choices[len(inner) :]:
         guidance = GUIDES[choice.name].make(Place(guidance, base, prediction), choice.values)
     return guidance

@@ -25,6 +25,8 @@ from mezzotint.training.run import load_clip
 from mezzotint.types import ImagePrompt, Request, UserError
 
 SIZE, PROMPT = 32, "a red ball"
+MUCH = 30.0
+"""A weight at which it shows what was learned: so little is that it might round away at 1."""
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +85,14 @@ def difference(a: Image.Image, b: Image.Image) -> int:
 
 def test_pictures_count_as_much_as_their_weight_says(pipe: mezzotint.Pipeline, pictures: list[Image.Image]) -> None:
     plain = pipe(PROMPT, seed=1)
-    first, second = pictures
-    given: list[Any] = [first, [second], (first, 0.5), [first, second], [(first, 0.3), (second, 2)]]
+    one, other = pictures
+    first, second = (one, MUCH), (other, MUCH)
+    given: list[Any] = [first, [second], (one, MUCH / 2), [first, second], [(one, MUCH / 3), (other, 2 * MUCH)], one]
     drawn = [pipe(PROMPT, seed=1, image_prompt=prompt) for prompt in given]
-    assert len({image.tobytes() for image in (plain, *drawn)}) == len(given) + 1
-    assert pipe(PROMPT, seed=1, image_prompt=(first, 0)).tobytes() == plain.tobytes()
+    assert len({image.tobytes() for image in drawn}) == len(given)
+    assert plain.tobytes() not in {image.tobytes() for image in drawn[:-1]}
+    assert pipe(PROMPT, seed=1, image_prompt=(one, 1.0)).tobytes() == drawn[-1].tobytes()
+    assert pipe(PROMPT, seed=1, image_prompt=(one, 0)).tobytes() == plain.tobytes()
     assert difference(pipe(PROMPT, seed=1, image_prompt=[second, first]), drawn[3]) <= 1
     # In one loop with others and with none each is what it is alone.
     together = pipe([PROMPT, *(pipe.request(PROMPT, seed=1, image_prompt=prompt) for prompt in given)], seed=None)
@@ -97,7 +102,7 @@ def test_pictures_count_as_much_as_their_weight_says(pipe: mezzotint.Pipeline, p
 def test_with_the_other_modes(pipe: mezzotint.Pipeline, model: Path, pictures: list[Image.Image]) -> None:
     shape = Image.new("L", (SIZE, SIZE))
     shape.paste(255, (0, 0, 24, SIZE))
-    much = [(picture, 30.0) for picture in pictures]  # So little is learned that it might round away at 1.
+    much = [(picture, MUCH) for picture in pictures]
     modes: list[dict[str, Any]] = [
         {"image": pictures[1], "strength": 0.5},
         {"image": pictures[1], "mask": shape},
@@ -174,6 +179,32 @@ def test_an_image_tower_for_a_model_that_has_none(debug_run: Path, tmp_path: Pat
     kept = stored.conditioner().tower.vision_model.state_dict()
     assert all(torch.allclose(kept[name], tensor, atol=2e-3) for name, tensor in tower.items())
     assert mezzotint.load(run / "model")(PROMPT, seed=1).tobytes() == mezzotint.load(start)(PROMPT, seed=1).tobytes()
+
+
+def test_a_model_begun_from_goes_on_from_how_it_reads_pictures(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    begin, settings = ["train", "image_prompt", "debug"], ["--start", str(model), "--processes", "1", "--out"]
+    assert main([*begin, "images=0", *settings, str(run)]) == 0
+    assert not (run / "image_prompt" / "words").exists()
+    before, after = stored_in(model / "image_prompt"), stored_in(run / "image_prompt")
+    assert before is not None
+    assert after is not None
+    unet = mezzotint.load(model).denoiser.unet
+    for kept, known in ((after.conditioner(), before.conditioner()), (after.layers(unet), before.layers(unet))):
+        assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), known.parameters(), strict=True))
+    assert main([*begin, "images=32", *settings, str(tmp_path / "further")]) == 0
+    further = stored_in(tmp_path / "further" / "image_prompt")
+    assert further is not None
+    for kept, known in (
+        (further.conditioner().projection, before.conditioner().projection),
+        (further.layers(unet), before.layers(unet)),
+    ):
+        assert not all(torch.equal(a, b) for a, b in zip(kept.parameters(), known.parameters(), strict=True))
+    capsys.readouterr()
+    assert main([*begin, "tokens=3", *settings, str(tmp_path / "none")]) == 2
+    assert "are read otherwise: give their tokens" in capsys.readouterr().err
 
 
 def test_damaged_weights_are_told_when_they_are_asked_for(

@@ -123,14 +123,22 @@ def train_image_prompt(run: Run) -> None:
         layers=recipe.layers,
         heads=recipe.heads,
     )
-    reader = PictureConditioner(tower, Resampler(config).to(run.device))
     stage, report = run.stage("image_prompt"), run.reporter("image_prompt")
-    taught = fit(
-        SayingTask(reader, conditioner, pictures), recipe.words, stage / "words", resume=run.resume, report=report
-    )
-    assert isinstance(taught, PictureConditioner)
+    known = None if run.parts is None or run.has("clip") else run.parts.image_prompts
+    if known is None:
+        task = SayingTask(PictureConditioner(tower, Resampler(config).to(run.device)), conditioner, pictures)
+        taught = fit(task, recipe.words, stage / "words", resume=run.resume, report=report)
+        assert isinstance(taught, PictureConditioner)
+        layers = PictureLayers(base)
+    else:
+        taught, layers = known.conditioner(run.device), known.layers(base)
+        if not (isinstance(taught.projection, Resampler) and taught.projection.config == config):
+            raise UserError(
+                f"The image prompts of {run.start} are read otherwise: give their tokens, width, layers and heads, or "
+                "train clip first."
+            )
     taught.projection.requires_grad_(True)
-    unet = with_modules(base, {"pictures": PictureLayers(base)})
+    unet = with_modules(base, {"pictures": layers.requires_grad_(True)})
     task = DenoiserTask(
         channels_last(Denoiser(unet, schedule)),
         conditioner,

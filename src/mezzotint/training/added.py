@@ -22,7 +22,7 @@ from mezzotint.store.sight import save_sight
 from mezzotint.training import classifier as naming
 from mezzotint.training import workers
 from mezzotint.training.data import StillLife
-from mezzotint.training.fit import channels_last, fit
+from mezzotint.training.fit import channels_last
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts, SayingTask
 from mezzotint.training.run import Run
@@ -30,7 +30,6 @@ from mezzotint.training.sight import SightTask
 from mezzotint.training.truth import SceneTruth
 from mezzotint.training.unet import DenoiserTask, trained, trained_reader
 from mezzotint.types import UserError
-from mezzotint.vae.codec import Codec
 
 
 def train_classifier(run: Run) -> None:
@@ -39,7 +38,6 @@ def train_classifier(run: Run) -> None:
     pictures = run.pictures()
     if not isinstance(pictures, StillLife):
         raise UserError("A classifier learns from scenes whose solids are known: train it without --data.")
-    codec = Codec(channels_last(run.autoencoder().to(run.device)))
     schedule = run.recipe.unet.schedule if run.parts is None else run.parts.schedule
     prior, seen = naming.prior_of(pictures, recipe.network)
     torch.manual_seed(recipe.fit.seed)
@@ -50,16 +48,16 @@ def train_classifier(run: Run) -> None:
         classifier = run.parts.classifier().requires_grad_(True)
     task = naming.ClassifierTask(
         channels_last(classifier.to(run.device)),
-        codec,
+        run.codec(),
         pictures,
         schedule,
         seen,
         segment=recipe.segment,
         focus=recipe.focus,
         middle=recipe.middle,
-        cache=run.stage("unet" if run.has("unet") else "classifier"),  # The same latents, if they are there.
+        cache=run.latents("classifier"),
     )
-    network = fit(task, recipe.fit, run.stage("classifier"), resume=run.resume, report=run.reporter("classifier"))
+    network = run.fit("classifier", task, recipe.fit)
     if workers.leads():
         classifier = naming.trained(network)
         save_part(classifier, classifier.config.to_dict(), run.stage("classifier"), stem=noisy.STEM)
@@ -71,9 +69,8 @@ def train_hints(run: Run) -> None:
     pictures = run.pictures()
     if not isinstance(pictures, StillLife):
         raise UserError("Hints are learned from scenes whose depth and solids are known: train them without --data.")
-    vae = run.autoencoder("decoder" if run.has("decoder") else "vae")
-    codec, conditioner = Codec(channels_last(vae.to(run.device))), run.conditioner()
-    conditioner.to(run.device)
+    codec = run.codec("decoder" if run.has("decoder") else "vae")
+    conditioner = run.conditioner().to(run.device)
     base, schedule = run.denoiser()
     torch.manual_seed(recipe.fit.seed)
     wide = adapted(base.to(run.device), sum(channels(name) for name in recipe.names), recipe.rank)
@@ -98,9 +95,9 @@ def train_hints(run: Run) -> None:
         focus=recipe.focus,
         middle=recipe.middle,
         hints=Hints(recipe.names, pictures, truth, codec),
-        cache=run.stage("unet" if run.has("unet") else "hints"),
+        cache=run.latents("hints"),
     )
-    network = fit(task, recipe.fit, run.stage("hints"), resume=run.resume, report=run.reporter("hints"))
+    network = run.fit("hints", task, recipe.fit)
     if workers.leads():
         save_hints(recipe.names, learned(trained(network).unet), run.stage("hints"))
 
@@ -109,8 +106,7 @@ def train_image_prompt(run: Run) -> None:
     """What reads pictures as prompts, for a U-Net and an image tower that stay as they are."""
     recipe = run.recipe.image_prompt
     pictures = run.pictures()
-    codec, conditioner = Codec(channels_last(run.autoencoder().to(run.device))), run.conditioner()
-    conditioner.to(run.device)
+    codec, conditioner = run.codec(), run.conditioner().to(run.device)
     base, schedule = run.denoiser()
     base.to(run.device).requires_grad_(False)
     torch.manual_seed(recipe.fit.seed)
@@ -123,11 +119,10 @@ def train_image_prompt(run: Run) -> None:
         layers=recipe.layers,
         heads=recipe.heads,
     )
-    stage, report = run.stage("image_prompt"), run.reporter("image_prompt")
     known = None if run.parts is None or run.has("clip") else run.parts.image_prompts
     if known is None:
-        task = SayingTask(PictureConditioner(tower, Resampler(config).to(run.device)), conditioner, pictures)
-        taught = fit(task, recipe.words, stage / "words", resume=run.resume, report=report)
+        reader = PictureConditioner(tower, Resampler(config).to(run.device))
+        taught = run.fit("image_prompt/words", SayingTask(reader, conditioner, pictures), recipe.words)
         assert isinstance(taught, PictureConditioner)
         layers = PictureLayers(base)
     else:
@@ -147,13 +142,13 @@ def train_image_prompt(run: Run) -> None:
         caption_dropout=recipe.caption_dropout,
         focus=recipe.focus,
         prompts=PicturePrompts(taught, pictures, recipe.picture_dropout),
-        cache=run.stage("unet" if run.has("unet") else "image_prompt"),
+        cache=run.latents("image_prompt"),
     )
-    network = fit(task, recipe.fit, stage, resume=run.resume, report=report)
+    network = run.fit("image_prompt", task, recipe.fit)
     if workers.leads():
         layers = trained(network).unet.pictures
         assert layers is not None
-        save_image_prompts(trained_reader(network), layers, stage)
+        save_image_prompts(trained_reader(network), layers, run.stage("image_prompt"))
 
 
 def train_sight(run: Run) -> None:
@@ -166,6 +161,6 @@ def train_sight(run: Run) -> None:
     truth = SceneTruth(pictures, run.folder / "data")
     truth.render()
     task = SightTask(channels_last(Sight(recipe.network).to(run.device)), pictures, truth)
-    network = fit(task, recipe.fit, run.stage("sight"), resume=run.resume, report=run.reporter("sight"))
+    network = run.fit("sight", task, recipe.fit)
     if workers.leads():
         save_sight(network, asdict(recipe.network), run.stage("sight"))

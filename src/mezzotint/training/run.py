@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from mezzotint.conditioning.bert import LDMBertModel
 from mezzotint.conditioning.clip import CLIPConfig, CLIPModel, CLIPVisionModel
@@ -36,11 +38,12 @@ from mezzotint.store.texts import load_text
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.training import workers
 from mezzotint.training.data import Folder, Pictures, StillLife
-from mezzotint.training.fit import Progress
+from mezzotint.training.fit import Progress, Task, channels_last, fit
+from mezzotint.training.fit_config import FitConfig
 from mezzotint.training.recipe import BERT, CLIP, Recipe
 from mezzotint.types import Request, UserError
 from mezzotint.vae.autoencoder import Autoencoder
-from mezzotint.vae.codec import AnyAutoencoder
+from mezzotint.vae.codec import AnyAutoencoder, Codec
 from mezzotint.vae.config import AutoencoderConfig
 
 SAMPLE_PROMPTS = (
@@ -116,6 +119,14 @@ class Run:
         folder = self.need(stage)
         config = described(AutoencoderConfig.from_dict, folder / "config.json")
         return load_part(lambda: Autoencoder(config), folder)
+
+    def codec(self, stage: str = "vae") -> Codec:
+        """The same on the run's device. Raises as above."""
+        return Codec(channels_last(self.autoencoder(stage).to(self.device)))
+
+    def latents(self, stage: str) -> Path:
+        """Where a stage keeps the latents of pictures: with those of the U-Net, which are the same, if it is there."""
+        return self.stage("unet" if self.has("unet") else stage)
 
     def conditioner(self) -> TextConditioner:
         """The recipe's text encoder with its tokenizer, fixed; one that is trained here is found as the autoencoder is.
@@ -199,6 +210,10 @@ class Run:
         if self.has("classifier"):
             return StoredClassifier(lambda: load_classifier(self.stage("classifier")))
         return None if self.parts is None or self.has("vae") else self.parts.classifier
+
+    def fit(self, stage: str, task: Task, config: FitConfig, **sampled: Any) -> nn.Module:
+        """Train in the stage's folder, as `training.fit` does, and raising as it does."""
+        return fit(task, config, self.stage(stage), resume=self.resume, report=self.reporter(stage), **sampled)
 
     def reporter(self, name: str) -> Callable[[Progress], None]:
         """`report` for one stage."""

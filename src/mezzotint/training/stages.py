@@ -30,7 +30,7 @@ from mezzotint.training.bert import first_bert, save_bert
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.decoder import DecoderTask, Redraw
-from mezzotint.training.fit import channels_last, fit
+from mezzotint.training.fit import channels_last
 from mezzotint.training.recipe import BERT, CLIP
 from mezzotint.training.record import alone, begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
@@ -53,13 +53,7 @@ def train_vae(run: Run) -> None:
     assert isinstance(autoencoder, Autoencoder)
     autoencoder = channels_last(autoencoder.to(run.device))
     pictures = run.pictures()
-    network = fit(
-        AutoencoderTask(autoencoder, pictures, recipe.crop),
-        recipe.fit,
-        run.stage("vae"),
-        resume=run.resume,
-        report=run.reporter("vae"),
-    )
+    network = run.fit("vae", AutoencoderTask(autoencoder, pictures, recipe.crop), recipe.fit)
     if not workers.leads():
         return
     assert isinstance(network, Autoencoder)
@@ -71,29 +65,16 @@ def train_vae(run: Run) -> None:
 def train_decoder(run: Run) -> None:
     """The decoder once more, from where it is, in the same latent space, with what the U-Net makes of latents."""
     recipe = run.recipe.decoder
-    codec = Codec(channels_last(run.autoencoder().to(run.device)))
     pictures = run.pictures()
     redraw = None
     if recipe.redrawn > 0:
         unet, schedule = run.denoiser()
-        conditioner = run.conditioner()
-        conditioner.to(run.device)
+        conditioner = run.conditioner().to(run.device)
         redraw = Redraw(channels_last(Denoiser(unet, schedule).to(run.device)), conditioner, pictures)
     task = DecoderTask(
-        codec,
-        pictures,
-        recipe.crop,
-        redraw=redraw,
-        share=recipe.redrawn,
-        cache=run.stage("unet" if run.has("unet") else "decoder"),
+        run.codec(), pictures, recipe.crop, redraw=redraw, share=recipe.redrawn, cache=run.latents("decoder")
     )
-    network = fit(
-        task,
-        recipe.fit,
-        run.stage("decoder"),
-        resume=run.resume,
-        report=run.reporter("decoder"),
-    )
+    network = run.fit("decoder", task, recipe.fit)
     if not workers.leads():
         return
     assert isinstance(network, Autoencoder)
@@ -123,7 +104,7 @@ def train_clip(run: Run) -> None:
     task = CLIPTask(
         clip, tokenizer, pictures, text_rows=recipe.text_rows, fixed_text=run.parts is not None, grey=recipe.grey
     )
-    network = fit(task, recipe.fit, folder, resume=run.resume, report=run.reporter("clip"))
+    network = run.fit("clip", task, recipe.fit)
     if not workers.leads():
         return
     trained = network.get_submodule("clip")
@@ -143,8 +124,7 @@ def _corpus(pictures: Pictures) -> Iterable[str]:
 def train_unet(run: Run) -> None:
     """The denoiser, on the latents and tokens of the stages before it, which stay as they are; a BERT learns along."""
     recipe, with_text = run.recipe.unet, run.recipe.encoder == BERT
-    codec = Codec(channels_last(run.autoencoder().to(run.device)))
-    pictures = run.pictures()
+    codec, pictures = run.codec(), run.pictures()
     torch.manual_seed(recipe.fit.seed)
     if run.parts is None:
         unet, schedule = UNet(recipe.network), recipe.schedule
@@ -191,15 +171,7 @@ def train_unet(run: Run) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_plain(tiled(images), target)
 
-    network = fit(
-        task,
-        recipe.fit,
-        run.stage("unet"),
-        resume=run.resume,
-        report=run.reporter("unet"),
-        sample=sample,
-        sample_every=max(recipe.fit.images // 8, 1),
-    )
+    network = run.fit("unet", task, recipe.fit, sample=sample, sample_every=max(recipe.fit.images // 8, 1))
     if not workers.leads():
         return
     if with_text:

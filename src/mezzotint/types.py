@@ -203,7 +203,7 @@ class Request:
     image_guidance: float = 1.5
     """How closely models that change a picture by words keep to it; 1 is off."""
     hint_guidance: float | None = None
-    """How closely models that learned hints keep to the mask and the other hints; 1 is off; by default 5 where there is
+    """How closely models that learned hints keep to the mask and the other hints; 1 is off; by default 3 where there is
     a mask, and else 1."""
     upscale: str = "auto"
     """How to keep one scene beyond the size the model was trained at: auto, none, two-pass, tiles or dilated."""

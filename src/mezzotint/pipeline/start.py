@@ -39,7 +39,7 @@ BESIDE: dict[int, tuple[str, ...]] = {0: (), 1: ("depth",), 4: (PICTURE,), 5: (I
 """What U-Nets from elsewhere read beside the latent, by the number of channels."""
 STRENGTH = 0.75
 """How much of a picture is drawn anew where nothing is said."""
-MASKED = 5.0
+MASKED = 3.0
 """How closely a model that learned masks keeps to one where nothing is said: solids drawn without guidance by the mask
 at times reach out of it, and are cut."""
 

@@ -24,9 +24,6 @@ ALONE = 0.6
 """Share of pictures that are told one hint; the others are told each by the toss of a coin, and one at least."""
 AROUND = 0.7
 """Share of masks that lie around one solid or several; the others lie anywhere."""
-ROOM = 0.02, 0.35
-"""The least and the most room that such a mask has around its solid on each side, as a share of the picture's. It is
-mostly little and at times much, so that what is asked for comes to fit where a mask is narrow."""
 PARTIAL = 0.8
 """How often a masked picture's caption tells of the solids inside the mask alone, as people do who fill in a hole; it
 is empty where there are none."""
@@ -121,8 +118,7 @@ def _around(mask: Tensor, box: Sequence[float], chooser: random.Random) -> None:
     """Paint a rectangle or an ellipse [H W] that holds a box, given in shares of the side, and some room around it."""
     side = mask.shape[-1]
     left, top, right, bottom = (value * side for value in box)
-    least, most = ROOM
-    room = [(least + (most - least) * chooser.random() ** 2) * side for _ in range(4)]
+    room = [chooser.uniform(0.02, 0.2) * side for _ in range(4)]
     _paint(mask, left - room[0], top - room[1], right + room[2], bottom + room[3], chooser.random() < 0.3)
 
 

@@ -195,6 +195,19 @@ def test_two_scales_are_the_papers(words, picture):
     torch.testing.assert_close(guidance.combine(asked, at(3.0)), expected, **EXACT)
 
 
+@pytest.mark.parametrize("weights", [(1.0,), (0.7, 0.6)])
+def test_where_both_scales_are_one_nobody_is_asked_what_cancels_out(weights):
+    guidance = TowardsSpatial(ClassifierFree(3.0, weights), 3.0 * sum(weights))
+    told = rows("blank", "uncond", *list(ClassifierFree(3.0, weights).told))
+    blank, uncond, *conds = told.values()
+    assert "uncond" not in guidance.rows(3.0)
+    towards = sum(weight * (cond - uncond) for weight, cond in zip(weights, conds, strict=True))
+    expected = blank + guidance.scale * (uncond - blank) + 3.0 * towards
+    torch.testing.assert_close(
+        guidance.combine({name: told[name] for name in guidance.rows(3.0)}, at(3.0)), expected, **EXACT
+    )
+
+
 def test_the_picture_at_scale_one_costs_no_row():
     assert TowardsSpatial(ClassifierFree(5.0), 1.0).rows(1.0) == ("uncond", "cond")
     assert set(TowardsSpatial(ClassifierFree(5.0), 1.5).rows(1.0)) == {"uncond", "cond", "blank"}

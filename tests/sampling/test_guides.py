@@ -191,7 +191,7 @@ def test_every_combination_answers_from_the_rows_that_it_asked_for(names):
             assert combined.isfinite().all()
 
 
-@pytest.mark.parametrize("texts", [[], ["apg"], ["cfg++", "interval:0.3:1000"]])
+@pytest.mark.parametrize("texts", [[], ["plain"], ["apg"], ["cfg++", "interval:0.3:1000"]])
 def test_the_scale_of_what_lies_beside_the_latent_goes_with_that_of_the_words(texts):
     uncond, cond, blank = draw_noise([1, 2, 3], SHAPE[1:]).split(1)
     estimates = {"uncond": uncond, "cond": cond, "blank": blank}

@@ -187,14 +187,20 @@ def test_hints_are_kept_to_as_closely_as_is_asked(pipe: mezzotint.Pipeline, shap
     picture = Image.effect_noise((SIZE, SIZE), 90).convert("RGB")
     masked = {"image": picture, "mask": shape}
     assert rows(silhouette=shape) == rows(silhouette=shape, hint_guidance=1.0) == {"uncond", "cond"}
-    assert rows(silhouette=shape, hint_guidance=3.0) == {"blank", "uncond", "cond"}
-    assert rows(silhouette=shape, hint_guidance=3.0, guide=("interval:2:3",)) == {"cond"}
-    assert rows(hint_guidance=3.0) == {"uncond", "cond"}
-    assert rows(**masked) == rows(image=picture, extend="left=8") == {"blank", "uncond", "cond"}
+    assert rows(silhouette=shape, hint_guidance=2.0) == {"blank", "uncond", "cond"}
+    assert rows(silhouette=shape, hint_guidance=3.0, guidance=3.0) == {"blank", "cond"}
+    assert rows(silhouette=shape, hint_guidance=2.0, guide=("interval:2:3",)) == {"cond"}
+    assert rows(**masked) == rows(image=picture, extend="left=8") == {"blank", "cond"}
+    assert rows(**masked, guide=("plain",)) == {"blank", "cond"}
+    with pytest.raises(UserError, match="nothing that this model has learned as a hint"):
+        rows(hint_guidance=3.0)
     drawn = [pipe(PROMPT, seed=1, silhouette=shape, hint_guidance=scale).tobytes() for scale in (1.0, 3.0)]
     assert drawn[0] == pipe(PROMPT, seed=1, silhouette=shape).tobytes() != drawn[1]
     of_mask = pipe(PROMPT, seed=1, **masked).tobytes()
-    assert of_mask == pipe(PROMPT, seed=1, **masked, hint_guidance=3.0).tobytes()
+    again = pipe(PROMPT, seed=1, **masked, hint_guidance=3.0)
+    assert of_mask == again.tobytes()
+    assert again.info["request"].hint_guidance == 3.0
+    assert pipe(PROMPT, seed=1, **masked).info["request"] == again.info["request"]
     assert of_mask != pipe(PROMPT, seed=1, **masked, hint_guidance=1.0).tobytes()
 
 

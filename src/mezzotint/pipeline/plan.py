@@ -97,6 +97,14 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     factor = pipe.codec.factor
     native = pipe.size if noise is None else (noise.shape[3] * factor, noise.shape[2] * factor)
     edit = edits.read(request, native, pipe.sizes, factor, settled=noise is not None)
+    spatial = start.spatial_guidance(request, layout)
+    if layout.learned:  # A picture carries what it depends on.
+        request = request.but(hint_guidance=spatial)
+    elif request.hint_guidance is not None:
+        raise UserError(
+            "There is a hint_guidance, and nothing that this model has learned as a hint: leave it out, or give a "
+            "mask, a map or a shape that the model reads."
+        )
     request = pipe.named(request.but(width=edit.size[0], height=edit.size[1]))
     size = edit.drawn.size
     if noise is not None:
@@ -126,7 +134,7 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
         request.guidance,
         weights,
         prediction=schedule.prediction_type,
-        spatial=start.spatial_guidance(request, layout),
+        spatial=spatial,
     )
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)
     rows = {**rows, "blank": rows["uncond"]} if layout.names else rows

@@ -7,10 +7,11 @@ row: nothing steers there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mezzotint.sampling.guidance import ClassifierFree, Estimates, Guidance, union, weighted, worse
+from mezzotint.sampling.guidance import OFF, ClassifierFree, Estimates, Guidance, union, weighted, worse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,20 +165,33 @@ class TowardsSpatial:
 
         b + s_I (u - b) + s_T (c - u)
 
-    is classifier-free guidance at s_T, where uncond is told what lies there too, and (s_I - 1)(u - b) around it.
+    is classifier-free guidance at s_T, where uncond is told what lies there too, and (s_I - 1)(u - b) around it. Where
+    both scales are one, u cancels out of it and is not asked for.
     """
 
     inner: Guidance
     scale: float
     """s_I, 1 is off."""
 
+    @property
+    def one(self) -> ClassifierFree | None:
+        """The guidance from nothing to all that is told at once, where both scales are one."""
+        inner = self.inner
+        if isinstance(inner, ClassifierFree) and math.isclose(inner.scale * math.fsum(inner.told.values()), self.scale):
+            return inner if self.scale not in OFF else None
+        return None
+
     def rows(self, sigma: float) -> tuple[str, ...]:
         """The inner guidance's, and the negative prompt's with what lies there and, as "blank", without it."""
+        if self.one is not None:
+            return union(["blank"], self.one.told)
         inner = self.inner.rows(sigma)
         return inner if self.scale == 1.0 else union(inner, ["uncond", "blank"])
 
     def combine(self, estimates: Estimates, query: Query) -> Tensor:
         """As above."""
+        if self.one is not None:
+            return self.one.combine({**estimates, "uncond": estimates["blank"]}, query)
         inner = self.inner.combine(estimates, query)
         if self.scale == 1.0:
             return inner

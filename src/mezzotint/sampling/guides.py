@@ -66,7 +66,7 @@ GUIDES: dict[str, Guide] = {
         parameters=(),
         about="guidance at one scale all the way; for a model that is drawn with a guide by default",
         paper="Ho and Salimans 2022, arXiv 2207.12598",
-        make=lambda at, values: at.base,
+        make=lambda at, values: at.inner,
         without=("apg", "cfg++", "interval", "rescale", "threshold", "pag", "auto"),
     ),
     "apg": Guide(

@@ -204,7 +204,7 @@ def test_a_model_begun_from_goes_on_from_how_it_reads_pictures(
         assert not all(torch.equal(a, b) for a, b in zip(kept.parameters(), known.parameters(), strict=True))
     capsys.readouterr()
     assert main([*begin, "tokens=3", *settings, str(tmp_path / "none")]) == 2
-    assert "are read otherwise: give their tokens" in capsys.readouterr().err
+    assert "have tokens=2 width=16 layers=1 heads=1: give the same" in capsys.readouterr().err
 
 
 def test_damaged_weights_are_told_when_they_are_asked_for(

@@ -76,7 +76,7 @@ class Options:
     guide: tuple[str, ...] = ()
     """What else steers (see `mezzotint guides`), once for each; by default the model's own. (obedience)"""
     hint_guidance: float | None = None
-    """How closely hints are kept to; by default the model's own. (obedience)"""
+    """How closely hints are kept to; by default as generate does. (obedience)"""
     out: Path | None = None
     """A folder for a sheet of every category or conditioner, NAME.png, and its verdicts, NAME.jsonl (obedience); for
     judge, where it is written, by default runs/judge."""

@@ -137,7 +137,8 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
         spatial=spatial,
     )
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)
-    rows = {**rows, "blank": rows["uncond"]} if layout.names else rows
+    if layout.names:  # No U-Net that learned hints was ever told none of them: the one without says what comes then.
+        rows = {**rows, "blank": Row(rows["uncond"].phases, wanted._replace(hinted=False))}
     return Plan(index, request, sampler, schedule, passes, edit, layout, strength == 1.0, guidance, rows, noise)
 
 

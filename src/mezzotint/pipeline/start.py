@@ -124,6 +124,8 @@ class Start:
     """What the autoencoder takes from the picture's mean colour, [1 3 1 1]."""
     shown: Shown | None = None
     """The pictures to draw after."""
+    learned: bool = False
+    """Whether what lies beside the latent are hints, so that what is told nothing of them is the U-Net without."""
 
     def guided(self, plan: Plan) -> Guidance:
         """The plan's guidance with what is known held, unless the U-Net reads that beside the latent."""
@@ -156,7 +158,9 @@ class Start:
         spatial = self.passes[number].spatial
         if spatial is None:
             return conditioning
-        return replace(conditioning, spatial=torch.zeros_like(spatial) if row == "blank" else spatial)
+        if row == "blank":
+            spatial = None if self.learned else torch.zeros_like(spatial)
+        return replace(conditioning, spatial=spatial)
 
 
 @dataclass(frozen=True)
@@ -186,13 +190,13 @@ def start(pipe: Pipeline, plan: Plan, noise: Callable[[Sequence[int]], Tensor]) 
     # The deviation of x0 + sigma * n where x0, unknown yet, has unit variance: at sigma 4096 it is sigma.
     x = math.hypot(1.0, sigma) * n
     if begun is None or edit.pixels is None:
-        return Start(x, passes, shown=prompts)
+        return Start(x, passes, shown=prompts, learned=plan.layout.learned)
     shift = _shift(codec, edit.pixels) if plan.request.keep_colours else None
     if repaint is not None and plan.request.fill == "noise":
         begun = begun.lerp(noise(tuple(begun.shape)), repaint)
     if not plan.anew:
         x = begun + sigma * n
-    return Start(x, passes, shift, prompts)
+    return Start(x, passes, shift, prompts, plan.layout.learned)
 
 
 def _seen(pipe: Pipeline, plan: Plan, size: tuple[int, int], *, later: bool) -> Seen:

@@ -127,11 +127,11 @@ def train_image_prompt(run: Run) -> None:
         layers = PictureLayers(base)
     else:
         taught, layers = known.conditioner(run.device), known.layers(base)
-        if not (isinstance(taught.projection, Resampler) and taught.projection.config == config):
-            raise UserError(
-                f"The image prompts of {run.start} are read otherwise: give their tokens, width, layers and heads, or "
-                "train clip first."
-            )
+        have = taught.projection.config if isinstance(taught.projection, Resampler) else None
+        if have != config:
+            sizes = ("tokens", "width", "layers", "heads")
+            told = " ".join(f"{name}={getattr(have, name)}" for name in sizes) if have else "no resampler"
+            raise UserError(f"The image prompts of {run.start} have {told}: give the same, or train clip first.")
     taught.projection.requires_grad_(True)
     unet = with_modules(base, {"pictures": layers.requires_grad_(True)})
     task = DenoiserTask(

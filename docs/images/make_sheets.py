@@ -73,10 +73,9 @@ def edited(pipe: mezzotint.Pipeline) -> dict[str, list[Image.Image]]:
     half = Image.new("L", begun.size)
     half.paste(255, (begun.width // 2, 0, *begun.size))
     other = "a green cone to the left of a yellow cylinder"
-    told = [f"a red sphere to the left of {solid}" for solid in REPAINTED]
     return {
         "strength": [begun, *(pipe(other, seed=SEED, image=begun, strength=share) for share in STRENGTHS)],
-        "mask": [begun, *(pipe(words, seed=SEED, image=begun, mask=half) for words in told)],
+        "mask": [begun, *(pipe(words, seed=SEED, image=begun, mask=half) for words in REPAINTED)],
     }
 
 

@@ -157,13 +157,10 @@ def _add(pipe: Pipeline, loop: Loop, drawing: _Drawing, known: Mapping[Ask, Cond
 
 
 def told(pipe: Pipeline, plan: Plan, known: Mapping[Ask, Conditioning], begun: Start) -> dict[str, Told]:
-    """What the rows of a picture are told, and who denoises them.
-
-    Another model knows nothing of this one's hints, nor of pictures beside the words.
-    """
+    """What the rows of a picture are told, and who denoises them."""
 
     def phases(name: str, row: Row) -> tuple[tuple[int, Conditioning], ...]:
-        own = begun if row.wanted.model == "" else begun.elsewhere(plan.layout)
+        own = begun.seen_by(row.wanted, plan.layout)
         heard: list[tuple[int, Conditioning]] = []
         done = 0
         ends = (*(step for step, _ in row.phases[1:]), plan.steps)

@@ -129,15 +129,10 @@ def plan(pipe: Pipeline, index: int, request: Request, noise: Tensor | None = No
     trained = upscale.places(sizes.nearest(size, pipe.sizes), factor)
     wanted = Wanted(schedule, way, trained, hinted=layout.learned, pictured=pictured)
     weights, rows = _rows(pipe, request, wanted, passes[0].steps)
-    guidance = guides.guided(
-        request.guide,
-        request.guidance,
-        weights,
-        prediction=schedule.prediction_type,
-        spatial=spatial,
-    )
+    prediction = schedule.prediction_type
+    guidance = guides.guided(request.guide, request.guidance, weights, prediction=prediction, spatial=spatial)
     guidance = classify.guided(guidance, pipe.classifier, request.classify, pipe.device)
-    if layout.names:  # No U-Net that learned hints was ever told none of them: the one without says what comes then.
+    if spatial != 1.0:  # No U-Net that learned hints was ever told none of them: the one without says what comes then.
         rows = {**rows, "blank": Row(rows["uncond"].phases, wanted._replace(hinted=False))}
     return Plan(index, request, sampler, schedule, passes, edit, layout, strength == 1.0, guidance, rows, noise)
 
@@ -166,9 +161,8 @@ def _rows(pipe: Pipeline, request: Request, wanted: Wanted, steps: int) -> tuple
         conditioner = pipe.networks.other(model).conditioner if model else pipe.conditioner
         # Rows of one length, so that they lie in one batch.
         chunks = max(conditioner.chunks(each) for row in told.values() for _, each in row)
-        denoiser = wanted._replace(
-            perturbed=network == "perturbed", model=model, pictured=wanted.pictured and model == ""
-        )
+        own = wanted if model == "" else wanted._replace(hinted=False, pictured=False)  # That knows nothing of either.
+        denoiser = own._replace(perturbed=network == "perturbed", model=model)
         for name, row in told.items():
             asks = tuple((first, Ask(replace(each, chunks=chunks), model, request.exact)) for first, each in row)
             rows[worse(network, name) if network else name] = Row(asks, denoiser)

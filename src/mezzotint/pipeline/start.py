@@ -31,6 +31,7 @@ from mezzotint.vae.codec import Codec
 
 if TYPE_CHECKING:
     from mezzotint.pipeline import Pipeline
+    from mezzotint.pipeline.networks import Wanted
     from mezzotint.pipeline.plan import Plan
 
 PICTURE = "picture"
@@ -124,8 +125,6 @@ class Start:
     """What the autoencoder takes from the picture's mean colour, [1 3 1 1]."""
     shown: Shown | None = None
     """The pictures to draw after."""
-    learned: bool = False
-    """Whether what lies beside the latent are hints, so that what is told nothing of them is the U-Net without."""
 
     def guided(self, plan: Plan) -> Guidance:
         """The plan's guidance with what is known held, unless the U-Net reads that beside the latent."""
@@ -141,11 +140,12 @@ class Start:
                 return torch.where(seen.repaint > 0, larger, seen.latent)
         return larger
 
-    def elsewhere(self, layout: Layout) -> Start:
-        """The same for another model's rows."""
-        if not layout.learned:
-            return replace(self, shown=None)
-        return replace(self, passes=tuple(replace(seen, spatial=None) for seen in self.passes), shown=None)
+    def seen_by(self, wanted: Wanted, layout: Layout) -> Start:
+        """What a denoiser can be told of it: hints if it has learned them, and pictures if it reads them."""
+        passes = self.passes
+        if wanted.hinted != layout.learned:
+            passes = tuple(replace(seen, spatial=None) for seen in passes)
+        return replace(self, passes=passes, shown=self.shown if wanted.pictured else None)
 
     def told(self, conditioning: Conditioning, row: str, number: int, *, negative: bool) -> Conditioning:
         """What a row is told in a pass: the words, pictures beside them, and what lies on the latent.
@@ -158,9 +158,7 @@ class Start:
         spatial = self.passes[number].spatial
         if spatial is None:
             return conditioning
-        if row == "blank":
-            spatial = None if self.learned else torch.zeros_like(spatial)
-        return replace(conditioning, spatial=spatial)
+        return replace(conditioning, spatial=torch.zeros_like(spatial) if row == "blank" else spatial)
 
 
 @dataclass(frozen=True)
@@ -190,13 +188,13 @@ def start(pipe: Pipeline, plan: Plan, noise: Callable[[Sequence[int]], Tensor]) 
     # The deviation of x0 + sigma * n where x0, unknown yet, has unit variance: at sigma 4096 it is sigma.
     x = math.hypot(1.0, sigma) * n
     if begun is None or edit.pixels is None:
-        return Start(x, passes, shown=prompts, learned=plan.layout.learned)
+        return Start(x, passes, shown=prompts)
     shift = _shift(codec, edit.pixels) if plan.request.keep_colours else None
     if repaint is not None and plan.request.fill == "noise":
         begun = begun.lerp(noise(tuple(begun.shape)), repaint)
     if not plan.anew:
         x = begun + sigma * n
-    return Start(x, passes, shift, prompts, plan.layout.learned)
+    return Start(x, passes, shift, prompts)
 
 
 def _seen(pipe: Pipeline, plan: Plan, size: tuple[int, int], *, later: bool) -> Seen:

@@ -166,7 +166,7 @@ class TowardsSpatial:
         b + s_I (u - b) + s_T (c - u)
 
     is classifier-free guidance at s_T, where uncond is told what lies there too, and (s_I - 1)(u - b) around it. Where
-    both scales are one, u cancels out of it and is not asked for.
+    both scales are the same, u cancels out of it and is not asked for.
     """
 
     inner: Guidance
@@ -174,8 +174,8 @@ class TowardsSpatial:
     """s_I, 1 is off."""
 
     @property
-    def one(self) -> ClassifierFree | None:
-        """The guidance from nothing to all that is told at once, where both scales are one."""
+    def joint(self) -> ClassifierFree | None:
+        """The guidance from nothing to all that is told at once, where both scales are the same."""
         inner = self.inner
         if isinstance(inner, ClassifierFree) and math.isclose(inner.scale * math.fsum(inner.told.values()), self.scale):
             return inner if self.scale not in OFF else None
@@ -183,15 +183,15 @@ class TowardsSpatial:
 
     def rows(self, sigma: float) -> tuple[str, ...]:
         """The inner guidance's, and the negative prompt's with what lies there and, as "blank", without it."""
-        if self.one is not None:
-            return union(["blank"], self.one.told)
+        if self.joint is not None:
+            return union(["blank"], self.joint.told)
         inner = self.inner.rows(sigma)
         return inner if self.scale == 1.0 else union(inner, ["uncond", "blank"])
 
     def combine(self, estimates: Estimates, query: Query) -> Tensor:
         """As above."""
-        if self.one is not None:
-            return self.one.combine({**estimates, "uncond": estimates["blank"]}, query)
+        if self.joint is not None:
+            return self.joint.combine({**estimates, "uncond": estimates["blank"]}, query)
         inner = self.inner.combine(estimates, query)
         if self.scale == 1.0:
             return inner

@@ -28,7 +28,7 @@ from mezzotint.noise.parameterisation import Prediction, scalings
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.folder import Parts
 from mezzotint.text.tokenizer import Tokenizer
-from mezzotint.training.cells import Cells
+from mezzotint.training.cells import Cells, cells_loss
 from mezzotint.training.clip import (
     ABSENT,
     ATTRIBUTES,
@@ -491,13 +491,60 @@ def test_naming_what_stands_where_in_closed_form():
         for head in (segment.shape, segment.colour):
             head.bias.zero_()
             head.weight.copy_(torch.eye(head.out_channels, 16)[:, :, None, None])
-    assert segment.loss(features, shape, colour, shares).item() == pytest.approx(0, abs=1e-6)
+    every = torch.ones(len(SHAPES), len(COLOURS), dtype=torch.bool)
+    assert segment.loss(features, shape, colour, shares, every).item() == pytest.approx(0, abs=1e-6)
     # Knowing nothing costs the logarithm of the number of classes, shapes or colours and the table.
-    ignorant = segment.loss(torch.zeros_like(features), shape, colour, shares).item()
+    ignorant = segment.loss(torch.zeros_like(features), shape, colour, shares, every).item()
     assert ignorant == pytest.approx((math.log(1 + len(SHAPES)) + math.log(1 + len(COLOURS))) / 2)
     # Half a cell of a solid is best named half and half.
-    half = segment.loss(torch.zeros_like(features), shape, colour, shares / 2).item()
+    half = segment.loss(torch.zeros_like(features), shape, colour, shares / 2, every).item()
     assert half == pytest.approx(ignorant)
+
+
+def test_what_never_comes_is_not_learned_to_be_impossible():
+    """Where no picture has pyramids in red, red cells are asked among the other shapes, and pyramids among the other
+    colours; cells of several solids among what any of those may be, and the table among all.
+    """
+    shares = torch.zeros(1, 4, 1, 3)
+    shares[0, 0, 0, 0] = shares[0, 1, 0, 1] = 1
+    shares[0, :2, 0, 2] = 0.5
+    seen = torch.ones(6, 10, dtype=torch.bool)
+    seen[5, 0] = False
+    kind, colour = torch.tensor([[1, 2, 0, 0]]), torch.tensor([[0, 3, 0, 0]])
+    logits = torch.zeros(1, 7, 1, 3, requires_grad=True)
+    cells_loss(logits, kind, shares, seen.T[colour]).backward()
+    assert logits.grad is not None
+    pyramids = logits.grad[0, 6, 0]
+    assert pyramids[0] == 0
+    assert (pyramids[1:] > 0).all()
+    assert logits.grad.abs().sum(dim=1).gt(0).all()
+    table = torch.zeros(1, 4, 1, 3)
+    assert cells_loss(torch.zeros(1, 7, 1, 3), kind, table, seen.T[colour]).item() == pytest.approx(math.log(7))
+
+
+def test_scenes_are_read_without_learning_that_what_never_comes_is_impossible():
+    seen = torch.ones(len(SHAPES), len(COLOURS), dtype=torch.bool)
+    seen[5, 0] = False
+    read = ReadOut(3)
+    pooled = torch.randn(1, 3, generator=torch.Generator().manual_seed(0))
+    truth = truth_of([[Solid(SHAPES[1], COLOURS[0]), Solid(SHAPES[5], COLOURS[1]), Solid(SHAPES[1], "")]])
+    read.loss(pooled, truth, seen)[0].backward()
+    slots = {}
+    for name in ("shape", "colour"):
+        bias = read.heads[name].bias
+        assert isinstance(bias, nn.Parameter)
+        assert bias.grad is not None
+        slots[name] = bias.grad.unflatten(0, (4, -1))
+    assert (slots["shape"][:, 2 + 5] == 0).tolist() == [True, False, False, False]
+    assert (slots["colour"][:, 2 + 0] == 0).tolist() == [False, True, False, False]
+    everything = torch.ones_like(seen)
+    assert torch.equal(read.loss(pooled, truth, everything)[0], read.loss(pooled, truth)[0])
+
+
+def test_pairs_that_no_picture_shows(tmp_path: Path):
+    pictures = StillLife(tmp_path, 40, 16)
+    shown = {(solid.shape, solid.colour) for place in range(40) for solid in pictures.scene(place).solids}
+    assert {(SHAPES[shape], COLOURS[colour]) for shape, colour in pictures.seen.nonzero().tolist()} == shown
 
 
 def test_colours_are_asked_of_the_first_rows_alone():
@@ -507,13 +554,14 @@ def test_colours_are_asked_of_the_first_rows_alone():
     shape = torch.tensor([[2, 0, 0, 0], [3, 0, 0, 0]])
     other = shape.clone()
     other[1, 0] = 1
-    assert cells.loss(features, shape, other, shares) != cells.loss(features, shape, shape, shares)
-    assert cells.loss(features, shape, other, shares, coloured=1) == cells.loss(
-        features, shape, shape, shares, coloured=1
-    )
-    assert cells.loss(features, other, shape, shares, coloured=1) != cells.loss(
-        features, shape, shape, shares, coloured=1
-    )
+    every = torch.ones(len(SHAPES), len(COLOURS), dtype=torch.bool)
+
+    def loss(shape: Tensor, colour: Tensor, coloured: int | None = None) -> Tensor:
+        return cells.loss(features, shape, colour, shares, every, coloured=coloured)
+
+    assert loss(shape, other) != loss(shape, shape)
+    assert loss(shape, other, 1) == loss(shape, shape, 1)
+    assert loss(other, shape, 1) != loss(shape, shape, 1)
 
 
 @pytest.mark.parametrize(("fixed_text", "rows", "coloured"), [(False, 1, 6), (False, 2, 3), (True, 2, 6)])

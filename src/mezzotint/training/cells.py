@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NEVER = -1e4
+"""The logit of what is not to be learned: finite, for it is multiplied by a share of 0."""
+
 
 class Cells(nn.Module):
     """From features [B D h w] to what stands in every cell, nothing or one of several: logits of shapes and colours."""
@@ -22,23 +25,37 @@ class Cells(nn.Module):
         self.colour = nn.Conv2d(width, 1 + colours, 1)
 
     def loss(
-        self, features: Tensor, shape: Tensor, colour: Tensor, shares: Tensor, *, coloured: int | None = None
+        self,
+        features: Tensor,
+        shape: Tensor,
+        colour: Tensor,
+        shares: Tensor,
+        seen: Tensor,
+        *,
+        coloured: int | None = None,
     ) -> Tensor:
         """Mean cross-entropy of the cells, for the solids' classes [B 4] and their shares [B 4 h w] of every cell.
 
-        Colours are asked of the first rows alone where it is said how many are `coloured`.
+        Pairs of shape and colour that are not `seen` [S K] are not learned to be impossible: a solid's shape is asked
+        among those that come in its colour, and so is its colour. Colours are asked of the first rows alone where it is
+        said how many are `coloured`.
         """
         some = slice(coloured)
-        shapes, colours = self.shape(features), self.colour(features[some])
-        return (cells_loss(shapes, shape, shares) + cells_loss(colours, colour[some], shares[some])) / 2
+        shapes = cells_loss(self.shape(features), shape, shares, seen.T[colour])
+        return (shapes + cells_loss(self.colour(features[some]), colour[some], shares[some], seen[shape[some]])) / 2
 
 
-def cells_loss(logits: Tensor, kind: Tensor, shares: Tensor) -> Tensor:
+def cells_loss(logits: Tensor, kind: Tensor, shares: Tensor, possible: Tensor) -> Tensor:
     """Mean cross-entropy of what stands in every cell, nothing or one of K kinds, from logits [B 1+K h w].
 
-    The solids are of the kinds [B 4] and fill shares [B 4 h w] of the cells.
+    The solids are of the kinds [B 4] and fill shares [B 4 h w] of the cells; a cell may be of the kinds that are
+    possible [B 4 K] for one of its solids.
     """
     kinds = F.one_hot(kind, logits.shape[1] - 1).to(shares)
     solid = torch.einsum("bsk,bshw->bkhw", kinds, shares)
-    truth = torch.cat([1 - solid.sum(dim=1, keepdim=True), solid], dim=1)
-    return F.cross_entropy(logits.float(), truth)
+    filled = solid.sum(dim=1, keepdim=True)
+    never = (torch.einsum("bsk,bshw->bkhw", possible.to(shares), shares) == 0) & (filled > 0)
+    nothing, some = logits.float().split([1, logits.shape[1] - 1], dim=1)
+    return F.cross_entropy(
+        torch.cat([nothing, some.masked_fill(never, NEVER)], dim=1), torch.cat([1 - filled, solid], dim=1)
+    )

@@ -119,6 +119,6 @@ class ClassifierTask:
         figures = low_and_high(error, spread)
         if self._segment == 0:
             return error.mean(), figures
-        truth = (part.to(device) for part in self._pictures.cells(index, features.shape[-1]))
-        named = self.network.cells.loss(features, *truth)
+        cells = self._pictures.cells(index, features.shape[-1])
+        named = self.network.cells.loss(features, *(part.to(device) for part in (*cells, self._pictures.seen)))
         return error.mean() + self._segment * named, {**figures, "segment": named.detach()}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mezzotint.conditioning.clip import CLIPModel, VisionOutput, normalise
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.training import workers
-from mezzotint.training.cells import Cells
+from mezzotint.training.cells import NEVER, Cells
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.world.captions import Told
 from mezzotint.world.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES, Scene, Solid
@@ -32,6 +32,8 @@ PATCHES = 2.0
 """Weight of naming what stands in every patch of a picture."""
 LUMA = (0.299, 0.587, 0.114)
 """How bright red, green and blue are (ITU-R BT.601)."""
+PAIRED = {"shape": "colour", "colour": "shape"}
+"""The attributes by which solids are told apart, of which some pairs may be in no picture."""
 ABSENT, UNSAID = 0, 1
 """The first two classes of every attribute: no such solid, and a solid of which this was not said."""
 
@@ -46,19 +48,31 @@ class ReadOut(nn.Module):
         )
         self.order = nn.Linear(width, len(ORDERS))
 
-    def loss(self, pooled: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy over the attributes, and the share of solids [0, 1] read right in shape and colour."""
+    def loss(self, pooled: Tensor, truth: dict[str, Tensor], seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy over the attributes, and the share of solids [0, 1] read right in shape and colour.
+
+        Pairs of shape and colour that are not `seen` [S K] are not learned to be impossible, as in `Cells`.
+        """
         losses: list[Tensor] = []
         right = torch.ones_like(truth["shape"], dtype=torch.bool)
         for name, head in self.heads.items():
             logits = head(pooled).float().unflatten(1, (MAX_OBJECTS, -1))
-            losses.append(F.cross_entropy(logits.flatten(0, 1), truth[name].flatten()))
-            if name in ("shape", "colour"):
+            asked = logits
+            if seen is not None and name in PAIRED:
+                asked = logits.masked_fill(_never(truth[PAIRED[name]], seen if name == "colour" else seen.T), NEVER)
+            losses.append(F.cross_entropy(asked.flatten(0, 1), truth[name].flatten()))
+            if name in PAIRED:
                 right &= logits.argmax(dim=2) == truth[name]
         if "order" in truth:
             losses.append(F.cross_entropy(self.order(pooled).float(), truth["order"]))
         solids = truth["shape"] != ABSENT
         return torch.stack(losses).mean(), (right & solids).sum() / solids.sum().clamp(min=1)
+
+
+def _never(other: Tensor, seen: Tensor) -> Tensor:
+    """[B 4 2+K] which classes never come with solids of these classes [B 4] of the other attribute, by pairs [J K]."""
+    said = (other > UNSAID)[..., None]
+    return F.pad(~seen[(other - 2).clamp(min=0)] & said, (2, 0))
 
 
 def read_back(read_out: ReadOut, whole: Tensor, last: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -155,7 +169,8 @@ class CLIPTask:
         paired, whole = paired[:coloured], vision.pooled[:coloured]
         told = self._pictures.told(index, seed)
         shown = truth_seen([self._pictures.scene(i) for i in paired.tolist()])
-        seen, seen_slots = network.read_image.loss(whole, {name: value.to(device) for name, value in shown.items()})
+        truth = {name: value.to(device) for name, value in shown.items()}
+        seen, seen_slots = network.read_image.loss(whole, truth, self._pictures.seen.to(device))
         loss = 0.5 * seen + PATCHES * patches
         figures = {"image_slots": seen_slots, "patches": patches.detach()}
         # Now and then all places, so that none stays as chance made it.
@@ -181,7 +196,7 @@ class CLIPTask:
         tokens = vision.hidden_states[-2][:, 1:]
         side = math.isqrt(tokens.shape[1])
         assert isinstance(self._pictures, StillLife)
-        truth = (part.to(tokens.device) for part in self._pictures.cells(index, side))
+        truth = (part.to(tokens.device) for part in (*self._pictures.cells(index, side), self._pictures.seen))
         return self.network.patches.loss(tokens.transpose(1, 2).unflatten(2, (side, side)), *truth, coloured=coloured)
 
     def _ids(self, captions: Sequence[str]) -> Tensor:

@@ -22,7 +22,7 @@ from mezzotint.store.pictures import check_picture, read_colours
 from mezzotint.types import UserError
 from mezzotint.world.captions import Told, outright, tell
 from mezzotint.world.render import render
-from mezzotint.world.scene import Scene, Scenes, joined, random_scenes
+from mezzotint.world.scene import COLOURS, SHAPES, Scene, Scenes, joined, random_scenes
 
 
 class Pictures(Protocol):
@@ -64,6 +64,9 @@ class StillLife:
         self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
         self.scenes = joined([scenes for _, scenes in shards]).take(slice(count))
         """All of them, unmirrored."""
+        self.seen = torch.zeros(len(SHAPES), len(COLOURS), dtype=torch.bool)
+        """Which shapes come in which colours in any of them, [S K]."""
+        self.seen[self.scenes.shape[self.scenes.present], self.scenes.colour[self.scenes.present]] = True
         self._shares: dict[tuple[int, int], Tensor] = {}
         self._told = [*self.scenes.describe(), *self.scenes.mirrored().describe()]
 

@@ -97,11 +97,16 @@ def _digest(pictures: Pictures, codec: Codec) -> str:
 
 
 class Segment(Cells):
-    """Names what stands in every cell from the U-Net's features before its last block."""
+    """Names what stands in every cell from the U-Net's features before its last block.
+
+    It begins alike in every training, and so as one for which features were learned before.
+    """
 
     def __init__(self, unet: UNet) -> None:
         widths = unet.config.block_out_channels
-        super().__init__(widths[min(1, len(widths) - 1)], len(SHAPES), len(COLOURS))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            super().__init__(widths[min(1, len(widths) - 1)], len(SHAPES), len(COLOURS))
         self.block = max(len(widths) - 2, 0)  # The last but one on the way up, which ends at the latent's size.
 
 
@@ -268,7 +273,7 @@ class DenoiserTask:
             figures["walked"] = error[:own].mean().detach()
         if segment is not None and isinstance(self._pictures, StillLife):
             cells = self._pictures.cells(index[own:], x0.shape[-1])
-            named = segment.loss(features[0][own:], *(part.to(device) for part in cells))
+            named = segment.loss(features[0][own:], *(part.to(device) for part in (*cells, self._pictures.seen)))
             loss, figures = loss + self._segment * named, {**figures, "segment": named.detach()}
         if read_out is not None and isinstance(self._pictures, StillLife) and tokens is not None:
             said = [NOTHING if d else t for t, d in zip(self._pictures.told(index, seed), dropped, strict=True)]

@@ -207,6 +207,27 @@ def test_a_model_begun_from_goes_on_from_how_it_reads_pictures(
     assert "have tokens=2 width=16 layers=1 heads=1: give the same" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("patch", [8, 16])
+def test_an_image_tower_goes_on_with_what_reads_it(model: Path, tmp_path: Path, patch: int) -> None:
+    """A tower of the same sizes does; one of others is new, and what reads it too."""
+    settings = ["--start", str(model), "--processes", "1", "--out", str(tmp_path)]
+    assert main(["train", "clip", "debug", f"patch={patch}", "images=0", *settings]) == 0
+    before = stored_in(model / "image_prompt")
+    assert before is not None
+    known = before.conditioner()
+    tower = load_clip(tmp_path / "clip").vision_model
+    assert main(["train", "image_prompt", "debug", "images=0", *settings]) == 0
+    after = stored_in(tmp_path / "image_prompt")
+    assert after is not None
+    goes_on = patch == known.tower.config.patch_size
+    for now, then in ((tower, known.tower.vision_model), (after.conditioner().projection, known.projection)):
+        assert goes_on == all(
+            a.shape == b.shape and torch.allclose(a, b, atol=2e-3)
+            for a, b in zip(now.parameters(), then.parameters(), strict=True)
+        )
+    assert goes_on != (tmp_path / "image_prompt" / "words").exists()
+
+
 def test_damaged_weights_are_told_when_they_are_asked_for(
     model: Path, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:

@@ -149,6 +149,8 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("unet.breadth=-1", "middle and breadth above 0"),
         ("clip.grey=1.0", "below 1"),
         ("unet.segment=-1", "at least 0"),
+        ("image_prompt.segment=-1", "at least 0 and middle above 0"),
+        ("image_prompt.middle=0.0", "middle above 0"),
         ("unet.fit.betas=(0.9,)", "two numbers"),
         ("unet.fit.weight_decay=-1.0", "weight_decay"),
         ("vae.network.use_quant_conv=false", "use_quant_conv"),

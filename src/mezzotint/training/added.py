@@ -119,19 +119,20 @@ def train_image_prompt(run: Run) -> None:
         layers=recipe.layers,
         heads=recipe.heads,
     )
-    known = None if run.parts is None or run.has("clip") else run.parts.image_prompts
-    if known is None:
+    known = None if run.parts is None else run.parts.image_prompts
+    before = None if known is None else known.conditioner(run.device)
+    if known is None or before is None or before.tower.config != tower.config:
         reader = PictureConditioner(tower, Resampler(config).to(run.device))
         taught = run.fit("image_prompt/words", SayingTask(reader, conditioner, pictures), recipe.words)
         assert isinstance(taught, PictureConditioner)
         layers = PictureLayers(base)
     else:
-        taught, layers = known.conditioner(run.device), known.layers(base)
+        taught, layers = PictureConditioner(tower, before.projection), known.layers(base)
         have = taught.projection.config if isinstance(taught.projection, Resampler) else None
         if have != config:
             sizes = ("tokens", "width", "layers", "heads")
             told = " ".join(f"{name}={getattr(have, name)}" for name in sizes) if have else "no resampler"
-            raise UserError(f"The image prompts of {run.start} have {told}: give the same, or train clip first.")
+            raise UserError(f"The image prompts of {run.start} have {told}: give the same.")
     taught.projection.requires_grad_(True)
     unet = with_modules(base, {"pictures": layers.requires_grad_(True)})
     task = DenoiserTask(
@@ -140,7 +141,9 @@ def train_image_prompt(run: Run) -> None:
         codec,
         pictures,
         caption_dropout=recipe.caption_dropout,
+        segment=recipe.segment,
         focus=recipe.focus,
+        middle=recipe.middle,
         prompts=PicturePrompts(taught, pictures, recipe.picture_dropout),
         cache=run.latents("image_prompt"),
     )

@@ -255,11 +255,13 @@ class ImagePromptRecipe:
     layers: int = 4
     heads: int = 3
     """Of the resampler, 64 channels each."""
-    caption_dropout: float = 0.5
+    caption_dropout: float = 0.75
     """Share of pictures whose caption is not told."""
     picture_dropout: float = 0.1
     """Share of pictures that are not shown."""
+    segment: float = 0.5
     focus: float = 0.85
+    middle: float = 2.0
     """As in the U-Net's recipe."""
     words: FitConfig = field(default_factory=lambda: FitConfig(images=200_000, batch=64, warmup=5000, fall=0.8))
     """Saying first what the caption says."""
@@ -273,6 +275,11 @@ class ImagePromptRecipe:
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise UserError(f"image_prompt.{name} is {share}; it must be from 0 to 1.")
+        if not (self.segment >= 0 and self.middle > 0):
+            raise UserError(
+                f"image_prompt.segment is {self.segment} and middle {self.middle}; segment must be at least 0 and "
+                "middle above 0."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

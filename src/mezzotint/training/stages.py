@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -83,7 +84,10 @@ def train_decoder(run: Run) -> None:
 
 
 def train_clip(run: Run) -> None:
-    """The tokenizer, and both towers; for a model begun from, the image tower that goes with its text tower."""
+    """The tokenizer, and both towers; for a model begun from, the image tower that goes with its text tower.
+
+    The tower goes on from that by which the model reads pictures as prompts, if it has one of these sizes.
+    """
     recipe = run.recipe.clip
     pictures = run.pictures()
     folder = run.stage("clip")
@@ -100,7 +104,12 @@ def train_clip(run: Run) -> None:
     torch.manual_seed(recipe.fit.seed)
     if text is None:
         text = CLIPTextModel(recipe.text(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id))
-    clip = CLIPModel(text, CLIPVisionModel(recipe.vision(run.recipe.size)), recipe.projection).to(run.device)
+    vision = CLIPVisionModel(recipe.vision(run.recipe.size))
+    if run.parts is not None and run.parts.image_prompts is not None:
+        known = run.parts.image_prompts.conditioner().tower
+        if replace(known.config, with_projection=False, projection_dim=vision.config.projection_dim) == vision.config:
+            vision = known.requires_grad_(True)
+    clip = CLIPModel(text, vision, recipe.projection).to(run.device)
     task = CLIPTask(
         clip, tokenizer, pictures, text_rows=recipe.text_rows, fixed_text=run.parts is not None, grey=recipe.grey
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import mezzotint
 from mezzotint.cli import main
@@ -20,6 +21,7 @@ from mezzotint.store.inspect import inspect
 from mezzotint.store.png import read_provenance
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.training.data import StillLife
+from mezzotint.training.fit import read_log
 from mezzotint.training.image_prompt import SayingTask
 from mezzotint.training.run import load_clip
 from mezzotint.types import ImagePrompt, Request, UserError
@@ -207,25 +209,47 @@ def test_a_model_begun_from_goes_on_from_how_it_reads_pictures(
     assert "have tokens=2 width=16 layers=1 heads=1: give the same" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("patch", [8, 16])
-def test_an_image_tower_goes_on_with_what_reads_it(model: Path, tmp_path: Path, patch: int) -> None:
-    """A tower of the same sizes does; one of others is new, and what reads it too."""
+@pytest.mark.parametrize(("setting", "goes_on"), [("fit.seed=1", True), ("projection=8", True), ("patch=16", False)])
+def test_an_image_tower_goes_on_where_it_has_these_sizes(
+    model: Path, tmp_path: Path, pictures: list[Image.Image], setting: str, goes_on: bool
+) -> None:
     settings = ["--start", str(model), "--processes", "1", "--out", str(tmp_path)]
-    assert main(["train", "clip", "debug", f"patch={patch}", "images=0", *settings]) == 0
+    assert main(["train", "clip", "debug", setting, "images=0", *settings]) == 0
     before = stored_in(model / "image_prompt")
     assert before is not None
-    known = before.conditioner()
-    tower = load_clip(tmp_path / "clip").vision_model
-    assert main(["train", "image_prompt", "debug", "images=0", *settings]) == 0
-    after = stored_in(tmp_path / "image_prompt")
+    tower, known = load_clip(tmp_path / "clip").vision_model, before.conditioner().tower.vision_model
+    assert alike(tower, known) == goes_on
+    assert main(["train", "image_prompt", "debug", "images=0", "words.images=0", *settings]) == 0
+    assert main(["train", "assemble", "debug", *settings]) == 0
+    mezzotint.load(tmp_path / "model")(PROMPT, image_prompt=pictures[0])
+
+
+@pytest.mark.parametrize("said", [0, 8])
+def test_what_reads_a_tower_of_the_run_goes_on_if_nothing_is_to_be_said(model: Path, tmp_path: Path, said: int) -> None:
+    settings = ["--start", str(model), "--processes", "1", "--out", str(tmp_path)]
+    assert main(["train", "clip", "debug", "images=32", *settings]) == 0
+    assert main(["train", "image_prompt", "debug", "images=0", f"words.images={said}", *settings]) == 0
+    before, after = stored_in(model / "image_prompt"), stored_in(tmp_path / "image_prompt")
+    assert before is not None
     assert after is not None
-    goes_on = patch == known.tower.config.patch_size
-    for now, then in ((tower, known.tower.vision_model), (after.conditioner().projection, known.projection)):
-        assert goes_on == all(
-            a.shape == b.shape and torch.allclose(a, b, atol=2e-3)
-            for a, b in zip(now.parameters(), then.parameters(), strict=True)
-        )
-    assert goes_on != (tmp_path / "image_prompt" / "words").exists()
+    assert not alike(after.conditioner().tower, before.conditioner().tower)
+    assert alike(after.conditioner().projection, before.conditioner().projection) == (said == 0)
+    assert (tmp_path / "image_prompt" / "words").exists() == (said > 0)
+
+
+def alike(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(a.shape == b.shape and torch.allclose(a, b, atol=2e-3) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("segment", "figures"), [(0.0, set[str]()), (2.0, {"segment"})])
+def test_image_prompts_name_what_stands_where(
+    debug_run: Path, tmp_path: Path, segment: float, figures: set[str]
+) -> None:
+    run = shutil.copytree(debug_run, tmp_path / "x")
+    asked = ["words.images=0", "images=8", f"segment={segment}", "--out", str(run), "--processes", "1"]
+    assert main(["train", "image_prompt", "debug", *asked]) == 0
+    assert set(next(iter(read_log(run / "image_prompt")))) & {"segment"} == figures
 
 
 def test_damaged_weights_are_told_when_they_are_asked_for(

@@ -478,6 +478,42 @@ def test_what_stands_where_is_named_from_the_u_net_s_features(count: int, tmp_pa
     assert set(plain.loss(torch.arange(4), torch.Generator())[1]) == {"low_noise", "high_noise"}
 
 
+def test_naming_what_stands_where_begins_alike_and_changes_no_other_chance():
+    segments: list[Segment] = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        unet, before = levels(2), torch.get_rng_state()
+        segments.append(Segment(unet))
+        assert torch.equal(torch.get_rng_state(), before)
+    one, other = (segment.state_dict() for segment in segments)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_image_tower_is_asked_among_pairs_that_pictures_show(
+    tmp_path: Path, tiny_parts: Parts, monkeypatch: pytest.MonkeyPatch
+):
+    """Patches and whole pictures both: every pair that is taken out of what is seen lowers the loss of each."""
+    pictures = StillLife(tmp_path, 12, 32)
+    task = clip_task(pictures, tiny_parts)
+    read: list[float] = []
+    loss = ReadOut.loss
+
+    def noted(*given: Any) -> tuple[Tensor, Tensor]:
+        found = loss(*given)
+        read.append(found[0].item())
+        return found
+
+    monkeypatch.setattr(ReadOut, "loss", noted)
+    found: list[tuple[float, float]] = []
+    for seen in (torch.ones_like(pictures.seen), pictures.seen):
+        read.clear()
+        pictures.seen = seen
+        figures = task.loss(torch.arange(12), torch.Generator().manual_seed(0))[1]
+        found.append((figures["patches"].item(), read[0]))
+    assert found[1][0] < found[0][0]
+    assert found[1][1] < found[0][1]
+
+
 def test_naming_what_stands_where_in_closed_form():
     segment = Segment(levels(2))
     assert segment.block == 0
@@ -518,6 +554,15 @@ def test_what_never_comes_is_not_learned_to_be_impossible():
     assert pyramids[0] == 0
     assert (pyramids[1:] > 0).all()
     assert logits.grad.abs().sum(dim=1).gt(0).all()
+    cells, two = Cells(2, 6, 10), (torch.tensor([[1, 5, 0, 0]]), torch.tensor([[0, 1, 0, 0]]))
+    for head, impossible, solid in ((cells.shape, 6, 0), (cells.colour, 1, 1)):
+        alone = torch.zeros(1, 4, 1, 3)
+        alone[0, solid] = 1
+        cells.zero_grad()
+        cells.loss(torch.ones(1, 2, 1, 3), *two, alone, seen).backward()
+        assert head.bias is not None
+        assert head.bias.grad is not None
+        assert (head.bias.grad == 0).nonzero().flatten().tolist() == [impossible]
     table = torch.zeros(1, 4, 1, 3)
     assert cells_loss(torch.zeros(1, 7, 1, 3), kind, table, seen.T[colour]).item() == pytest.approx(math.log(7))
 

@@ -103,7 +103,11 @@ def train_hints(run: Run) -> None:
 
 
 def train_image_prompt(run: Run) -> None:
-    """What reads pictures as prompts, for a U-Net and an image tower that stay as they are."""
+    """What reads pictures as prompts, for a U-Net and an image tower that stay as they are.
+
+    A run without an image tower of its own goes on from what the model begun from has, and so does one that has, if no
+    captions are to be said first.
+    """
     recipe = run.recipe.image_prompt
     pictures = run.pictures()
     codec, conditioner = run.codec(), run.conditioner().to(run.device)
@@ -119,20 +123,21 @@ def train_image_prompt(run: Run) -> None:
         layers=recipe.layers,
         heads=recipe.heads,
     )
-    known = None if run.parts is None else run.parts.image_prompts
-    before = None if known is None else known.conditioner(run.device)
-    if known is None or before is None or before.tower.config != tower.config:
+    anew = run.has("clip") and recipe.words.images > 0
+    known = None if anew or run.parts is None else run.parts.image_prompts
+    if known is None:
         reader = PictureConditioner(tower, Resampler(config).to(run.device))
         taught = run.fit("image_prompt/words", SayingTask(reader, conditioner, pictures), recipe.words)
         assert isinstance(taught, PictureConditioner)
         layers = PictureLayers(base)
     else:
-        taught, layers = PictureConditioner(tower, before.projection), known.layers(base)
-        have = taught.projection.config if isinstance(taught.projection, Resampler) else None
+        projection, layers = known.conditioner(run.device).projection, known.layers(base)
+        have = projection.config if isinstance(projection, Resampler) else None
         if have != config:
             sizes = ("tokens", "width", "layers", "heads")
             told = " ".join(f"{name}={getattr(have, name)}" for name in sizes) if have else "no resampler"
-            raise UserError(f"The image prompts of {run.start} have {told}: give the same.")
+            raise UserError(f"The image prompts of {run.start} have {told}: give the same, or train clip first.")
+        taught = PictureConditioner(tower, projection)
     taught.projection.requires_grad_(True)
     unet = with_modules(base, {"pictures": layers.requires_grad_(True)})
     task = DenoiserTask(

@@ -107,8 +107,9 @@ def train_clip(run: Run) -> None:
     vision = CLIPVisionModel(recipe.vision(run.recipe.size))
     if run.parts is not None and run.parts.image_prompts is not None:
         known = run.parts.image_prompts.conditioner().tower
-        if replace(known.config, with_projection=False, projection_dim=vision.config.projection_dim) == vision.config:
-            vision = known.requires_grad_(True)
+        here = vision.config
+        if here == replace(known.config, with_projection=here.with_projection, projection_dim=here.projection_dim):
+            vision.vision_model = known.vision_model.requires_grad_(True)
     clip = CLIPModel(text, vision, recipe.projection).to(run.device)
     task = CLIPTask(
         clip, tokenizer, pictures, text_rows=recipe.text_rows, fixed_text=run.parts is not None, grey=recipe.grey

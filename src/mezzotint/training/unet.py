@@ -99,13 +99,13 @@ def _digest(pictures: Pictures, codec: Codec) -> str:
 class Segment(Cells):
     """Names what stands in every cell from the U-Net's features before its last block.
 
-    It begins alike in every training, and so as one for which features were learned before.
+    It begins alike in every training, and so near to what features of a U-Net that is begun from were learned for.
     """
 
     def __init__(self, unet: UNet) -> None:
         widths = unet.config.block_out_channels
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             super().__init__(widths[min(1, len(widths) - 1)], len(SHAPES), len(COLOURS))
         self.block = max(len(widths) - 2, 0)  # The last but one on the way up, which ends at the latent's size.
 

@@ -16,6 +16,9 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and deviation of red, green and blue in [0, 1] over CLIP's training pictures (OpenAI's preprocessing)."""
 
+LUMA = (0.299, 0.587, 0.114)
+"""How bright red, green and blue look (ITU-R BT.601)."""
+
 
 @dataclass(frozen=True)
 class VisionOutput:
@@ -35,6 +38,11 @@ def normalise(pixels: Tensor) -> Tensor:
     """Pixels [B 3 H W] in [-1, 1], as everything else here has them, to the units that the image tower reads."""
     mean, std = (pixels.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     return (pixels * 0.5 + 0.5 - mean) / std
+
+
+def without_colours(pixels: Tensor) -> Tensor:
+    """Pixels [B 3 H W] in [-1, 1] in greys."""
+    return (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True).expand_as(pixels)
 
 
 class VisionEmbeddings(nn.Module):

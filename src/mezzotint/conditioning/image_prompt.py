@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mezzotint.conditioning.canvas import to_pixels
 from mezzotint.conditioning.clip_transformer import attend
-from mezzotint.conditioning.clip_vision import CLIPVisionModel, normalise
+from mezzotint.conditioning.clip_vision import CLIPVisionModel, normalise, without_colours
 from mezzotint.types import UserError
 
 HEAD = 64
@@ -85,7 +85,7 @@ class Resampler(nn.Module):
 
     def __init__(self, config: ResamplerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.embed_dim = config, config.embed_dim
         self.latents = nn.Parameter(torch.randn(1, config.tokens, config.width) / config.width**0.5)
         self.proj_in = nn.Linear(config.embed_dim, config.width)
         self.layers = nn.ModuleList(
@@ -110,7 +110,7 @@ class Projection(nn.Module):
 
     def __init__(self, embed_dim: int, output_dim: int, tokens: int = 4) -> None:
         super().__init__()
-        self.tokens = tokens
+        self.embed_dim, self.tokens = embed_dim, tokens
         self.proj = nn.Linear(embed_dim, tokens * output_dim)
         self.norm = nn.LayerNorm(output_dim)
 
@@ -119,17 +119,39 @@ class Projection(nn.Module):
         return self.norm(self.proj(x).unflatten(1, (self.tokens, -1)))
 
 
+class PerToken(nn.Module):
+    """Every token of a picture to one for the U-Net, [N n E] -> [N n D]: "full", so T is n."""
+
+    def __init__(self, embed_dim: int, output_dim: int, width: int | None = None) -> None:
+        """`width` is that inside, which published files have as E."""
+        super().__init__()
+        self.embed_dim = embed_dim
+        inside = embed_dim if width is None else width
+        self.proj = nn.Sequential(
+            nn.Linear(embed_dim, inside), nn.GELU(), nn.Linear(inside, output_dim), nn.LayerNorm(output_dim)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As above."""
+        return self.proj(x)
+
+
 class PictureConditioner(nn.Module):
     """An image tower and what is made of its tokens."""
 
-    def __init__(self, tower: CLIPVisionModel, projection: Resampler | Projection) -> None:
-        """Raises UserError where they do not fit each other."""
+    def __init__(
+        self, tower: CLIPVisionModel, projection: Resampler | Projection | PerToken, *, greys: bool = False
+    ) -> None:
+        """`greys`: whether a picture is looked at once more without its colours, and the tokens of both are read: so
+        what stands in it is told from its shape too where it never came in that colour.
+
+        Raises UserError where the two do not fit each other.
+        """
         super().__init__()
-        self.tower, self.projection = tower, projection
+        self.tower, self.projection, self.greys = tower, projection, greys
+        config, wanted = tower.config, projection.embed_dim
         whole = isinstance(projection, Projection)
-        config = tower.config
         have = (config.projection_dim if config.with_projection else 0) if whole else config.hidden_size
-        wanted = projection.proj.in_features if whole else projection.config.embed_dim
         if have != wanted:
             raise UserError(
                 f"The image encoder tells of a picture by {have} numbers, and {wanted} are read: take its own."
@@ -137,14 +159,18 @@ class PictureConditioner(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Tokens [N T D] of pictures [N 3 S S] in [-1, 1], S the image tower's size."""
-        return self.projection(self._seen(normalise(pixels)))
+        looks = [pixels, without_colours(pixels)] if self.greys else [pixels]
+        tokens = self.projection(self._seen(normalise(torch.cat(looks))))
+        return torch.cat(tokens.chunk(len(looks)), dim=1)
 
     def nothing(self) -> Tensor:
         """The tokens [1 T D] that stand for no picture: those of grey, or of an empty projection."""
         side, weight = self.tower.config.image_size, next(self.parameters())
         if isinstance(self.projection, Projection):
-            return self.projection(weight.new_zeros(1, self.projection.proj.in_features))
-        return self.projection(self._seen(weight.new_zeros(1, 3, side, side)))
+            seen = weight.new_zeros(1, self.projection.embed_dim)
+        else:
+            seen = self._seen(weight.new_zeros(1, 3, side, side))
+        return self.projection(seen).repeat(1, 1 + self.greys, 1)
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """What is read of normalised pictures: every token before the last block, or the whole's projection."""

@@ -23,7 +23,7 @@ from mezzotint.conditioning.clip_config import CLIPVisionConfig
 from mezzotint.store.beside import make_folder
 from mezzotint.store.checked import made
 from mezzotint.store.checksum import check_folder
-from mezzotint.store.evidence import OWN, own
+from mezzotint.store.evidence import OWN, kept, own
 from mezzotint.store.facts import described, read_facts
 from mezzotint.store.header import Header, read_header, shown
 from mezzotint.store.layout import IMAGE_PROMPT, weight_files
@@ -45,10 +45,10 @@ PROJECTION, LAYERS = "image_proj.", "ip_adapter."
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 IN_FILE = f"{OWN}{IMAGE_PROMPT}."
 """What the names of all begin with in a single file of ours."""
-PLAIN, PLUS = f"{PROJECTION}proj.weight", f"{PROJECTION}latents"
-"""The tensors by which the two kinds that are read are told."""
-PROJ_IN = f"{PROJECTION}proj_in.weight"
-"""What reads the image encoder's tokens in the second."""
+PLAIN, PLUS, FULL = (f"{PROJECTION}{name}" for name in ("proj.weight", "proj_in.weight", "proj.0.weight"))
+"""What reads the image encoder's tokens in the three kinds that are read, which are told by it."""
+READING = f"{IMAGE_PROMPT}.reading"
+"""The part of our metadata that says how a picture is read, where not as by IP-Adapter: {"greys": true}."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,13 @@ class StoredImagePrompts:
         import torch
 
         from mezzotint.conditioning.clip import CLIPVisionModel
-        from mezzotint.conditioning.image_prompt import PictureConditioner, Projection, Resampler, ResamplerConfig
+        from mezzotint.conditioning.image_prompt import (
+            PerToken,
+            PictureConditioner,
+            Projection,
+            Resampler,
+            ResamplerConfig,
+        )
         from mezzotint.store.source import open_source, part_sources
         from mezzotint.store.weights import build
 
@@ -103,10 +109,13 @@ class StoredImagePrompts:
             else made(CLIPVisionConfig.from_dict, told, f"The metadata {OWN}{IMAGE_PROMPT}")
         )
 
-        def projection() -> Projection | Resampler:
+        def projection() -> Projection | Resampler | PerToken:
             try:
                 if "latents" in shapes:
                     return Resampler(ResamplerConfig.of(shapes))
+                if "proj.0.weight" in shapes:
+                    width, embed_dim = shapes["proj.0.weight"]
+                    return PerToken(embed_dim, shapes["proj.2.weight"][0], width)
                 (width,), (numbers, read) = shapes["norm.weight"], shapes["proj.weight"]
                 return Projection(read, width, numbers // width)
             except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -127,7 +136,8 @@ class StoredImagePrompts:
             dtype=kind,
             rename=partial(_without, start=start + PROJECTION),
         )
-        return PictureConditioner(tower, tokens)
+        reading = own(source.metadata, READING) or {}
+        return PictureConditioner(tower, tokens, greys=reading.get("greys") is True)
 
     def layers(self, unet: UNet) -> PictureLayers:
         """What a U-Net reads pictures by, where and as precise as its weights. Raises UserError for another U-Net."""
@@ -187,7 +197,7 @@ def find_image_prompts(path: Path) -> StoredImagePrompts:
         raise UserError(f"There is no image adapter {path}: give a file of IP-Adapter, or its folder.")
     header = adapter_header(path)
     plain = PLAIN in header.tensors
-    width = header.tensors[PLAIN if plain else PROJ_IN].shape[1]
+    width = next(header.tensors[name].shape[1] for name in (PLAIN, PLUS, FULL) if name in header.tensors)
     homes = (path.parent, path.parent.parent, path.parent.parent / "models")
     for folder in (home / ENCODER for home in homes):
         if (folder / "config.json").is_file():
@@ -220,10 +230,10 @@ def adapter_header(path: Path) -> Header:
     if not any(name.startswith(LAYERS) for name in names) or not any(name.startswith(PROJECTION) for name in names):
         first = ", ".join(shown(name) for name in list(names)[:3])
         raise UserError(f"{path} is no image adapter: its tensors are {first}.")
-    if PLUS not in names and PLAIN not in names:
-        raise UserError(f"{path} is an adapter for faces, which is not read here: give a plain one or a plus.")
-    first = PROJ_IN if PLUS in names else PLAIN
-    if first not in names or len(names[first].shape) != 2:
+    first = next((name for name in (PLAIN, PLUS, FULL) if name in names), None)
+    if first is None:
+        raise UserError(f"{path} is an adapter of a kind that is not read here: give a plain one, a plus or a full.")
+    if len(names[first].shape) != 2:
         raise UserError(f"{path} has no matrix {first}: get it again.")
     return header
 
@@ -245,24 +255,30 @@ def save_image_prompts(
     tower = conditioner.tower
     files = save_part(tower, tower.config.to_dict(), folder / ENCODER, stem="model", dtype=kind)
     tensors = _tensors({PROJECTION: conditioner.projection, LAYERS: layers}, kind)
-    write_tensors(tensors, folder / FILE)
+    write_tensors(tensors, folder / FILE, kept(_reading(conditioner)))
     return [folder / FILE, *files]
 
 
 def image_prompts_for_file(
     conditioner: PictureConditioner, layers: PictureLayers, dtype: torch.dtype | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors by which a single file holds both, in `dtype`, by default float16, and the encoder's config."""
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """The tensors by which a single file holds both, in `dtype`, by default float16, and its metadata's parts."""
     import torch
 
     parts = {PROJECTION: conditioner.projection, LAYERS: layers, f"{ENCODER}.": conditioner.tower}
     tensors = _tensors(parts, torch.float16 if dtype is None else dtype)
-    return {IN_FILE + name: tensor for name, tensor in tensors.items()}, conditioner.tower.config.to_dict()
+    told = {IMAGE_PROMPT: conditioner.tower.config.to_dict(), **_reading(conditioner)}
+    return {IN_FILE + name: tensor for name, tensor in tensors.items()}, told
 
 
 def image_prompts_in_file(source: Source) -> StoredImagePrompts | None:
     """What a single file has of it, if anything. Raises UserError where its metadata is damaged."""
     return None if own(source.metadata, IMAGE_PROMPT) is None else StoredImagePrompts(source.path, source.path)
+
+
+def _reading(conditioner: PictureConditioner) -> dict[str, dict[str, Any]]:
+    """What our metadata says of how pictures are read, if anything."""
+    return {READING: {"greys": True}} if conditioner.greys else {}
 
 
 def _tensors(parts: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, Tensor]:

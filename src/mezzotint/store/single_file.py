@@ -32,7 +32,7 @@ from mezzotint.store.header import naming
 from mezzotint.store.hints import hints_for_file, hints_in_file
 from mezzotint.store.image_prompt import image_prompts_for_file, image_prompts_in_file
 from mezzotint.store.keymap import KeyMap, given, prefixed
-from mezzotint.store.layout import CLASSIFIER, HINTS, IMAGE_PROMPT
+from mezzotint.store.layout import CLASSIFIER, HINTS
 from mezzotint.store.ldm import bert, clip, unet, vae
 from mezzotint.store.parts import Parts, check_fit
 from mezzotint.store.pipelines import LATENT_DIFFUSION, SECOND_TEXT, TWO_TEXTS
@@ -201,8 +201,8 @@ def save_file(parts: Parts, path: str | Path, *, dtype: torch.dtype | None = Non
         others |= learned
     if parts.image_prompts is not None:
         reader, layers = parts.image_prompts.conditioner(), parts.image_prompts.layers(parts.unet)
-        seeing, configs[IMAGE_PROMPT] = image_prompts_for_file(reader, layers, dtype)
-        others |= seeing
+        seeing, told_of_it = image_prompts_for_file(reader, layers, dtype)
+        others, configs = others | seeing, configs | told_of_it
     if parts.layout == TWO_TEXTS and parts.schedule.prediction_type == "v_prediction":
         present = MARKERS if parts.schedule.to_dict().get("rescale_betas_zero_snr") else MARKERS[:1]
         tensors |= {name: torch.zeros(0) for name in present}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import torch
 
 from mezzotint.conditioning.hints import channels
-from mezzotint.conditioning.image_prompt import PictureConditioner, Resampler, ResamplerConfig
+from mezzotint.conditioning.image_prompt import PerToken, PictureConditioner
 from mezzotint.conditioning.sight import Sight
 from mezzotint.denoise import classifier as noisy
 from mezzotint.denoise.adapter import adapted, go_on, learned
@@ -115,29 +115,18 @@ def train_image_prompt(run: Run) -> None:
     base.to(run.device).requires_grad_(False)
     torch.manual_seed(recipe.fit.seed)
     tower = run.image_tower().to(run.device)
-    config = ResamplerConfig(
-        embed_dim=tower.config.hidden_size,
-        width=recipe.width,
-        output_dim=base.config.cross_attention_dim,
-        tokens=recipe.tokens,
-        layers=recipe.layers,
-        heads=recipe.heads,
-    )
     anew = run.has("clip") and recipe.words.images > 0
     known = None if anew or run.parts is None else run.parts.image_prompts
     if known is None:
-        reader = PictureConditioner(tower, Resampler(config).to(run.device))
+        reads = PerToken(tower.config.hidden_size, base.config.cross_attention_dim).to(run.device)
+        reader = PictureConditioner(tower, reads, greys=True)
         taught = run.fit("image_prompt/words", SayingTask(reader, conditioner, pictures), recipe.words)
         assert isinstance(taught, PictureConditioner)
         layers = PictureLayers(base)
     else:
-        projection, layers = known.conditioner(run.device).projection, known.layers(base)
-        have = projection.config if isinstance(projection, Resampler) else None
-        if have != config:
-            sizes = ("tokens", "width", "layers", "heads")
-            told = " ".join(f"{name}={getattr(have, name)}" for name in sizes) if have else "no resampler"
-            raise UserError(f"The image prompts of {run.start} have {told}: give the same, or train clip first.")
-        taught = PictureConditioner(tower, projection)
+        reads = known.conditioner(run.device)
+        taught = PictureConditioner(tower, reads.projection, greys=reads.greys)
+        layers = known.layers(base)
     taught.projection.requires_grad_(True)
     unet = with_modules(base, {"pictures": layers.requires_grad_(True)})
     task = DenoiserTask(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.conditioning.clip import CLIPModel, VisionOutput, normalise
+from mezzotint.conditioning.clip_vision import without_colours
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.training import workers
 from mezzotint.training.cells import NEVER, Cells
@@ -30,8 +31,6 @@ CONTRAST = 0.2
 """Weight of the contrast where scenes are known, against that of reading them out of their captions."""
 PATCHES = 2.0
 """Weight of naming what stands in every patch of a picture."""
-LUMA = (0.299, 0.587, 0.114)
-"""How bright red, green and blue are (ITU-R BT.601)."""
 PAIRED = {"shape": "colour", "colour": "shape"}
 """The attributes by which solids are told apart, of which some pairs may be in no picture."""
 ABSENT, UNSAID = 0, 1
@@ -221,11 +220,6 @@ class CLIPTask:
         truth = torch.arange(own.start, own.stop, device=t.device)
         loss = (F.cross_entropy(captions, truth) + F.cross_entropy(pictures, truth)) / 2
         return loss, (pictures.argmax(dim=1) == truth).float().mean()
-
-
-def without_colours(pixels: Tensor) -> Tensor:
-    """Pixels [B 3 H W] in [-1, 1] in greys."""
-    return (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True).expand_as(pixels)
 
 
 def alike(index: Tensor, ids: Tensor) -> Tensor:

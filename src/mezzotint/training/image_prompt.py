@@ -10,6 +10,9 @@ of the U-Net, so it is four times as quick, and from tokens that mean nothing ye
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,17 +20,20 @@ from torch import Tensor, nn
 from mezzotint.conditioning.image_prompt import PictureConditioner
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.training.data import Pictures, StillLife
+from mezzotint.world.captions import up_to
+from mezzotint.world.scene import MAX_OBJECTS
 
 
 class SayingTask:
-    """The tokens of a picture should be the first of its caption's, and those of no picture the empty caption's.
+    """Every token of a picture should be that of the word for what stands there, and those of no picture nothing's.
 
-    The loss is their mean squared distance, a token's own variance being 1. A scene is told outright, always in the
-    same words.
+    A scene is told outright, always in the same words: a solid's is the last of its name, heard after all before it,
+    and the table's the caption's last, which what stands for the whole picture says too. Where nobody knows what stands
+    where, every token says the caption's last word. The loss is the mean squared distance, a token's variance being 1.
     """
 
     def __init__(self, reader: PictureConditioner, conditioner: TextConditioner, pictures: Pictures) -> None:
-        """`reader` is what learns, but for its tower."""
+        """`reader`, a PerToken's, is what learns, but for its tower."""
         self.network: nn.Module = reader
         reader.tower.requires_grad_(False)
         self._reader, self._conditioner, self._pictures = reader, conditioner, pictures
@@ -38,15 +44,40 @@ class SayingTask:
     def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Task.loss`."""
         seed = int(torch.randint(2**31, (1,), generator=generator))
-        pictures = self._pictures
-        told = pictures.outright(index) if isinstance(pictures, StillLife) else pictures.captions(index, seed)
-        said = torch.cat([_shown(self._reader, pictures, index), self._reader.nothing()]).float()
+        said = torch.cat([_shown(self._reader, self._pictures, index), self._reader.nothing()]).float()
+        patches = self._reader.tower.config.num_patches
         with torch.no_grad():
-            tokens = self._conditioner([*told, ""]).sequence
+            nothing = self._last_words([[""]]).expand(-1, 1 + patches, -1)
+            wanted = torch.cat([self._wanted(index, patches, seed), nothing])
+            wanted = wanted.repeat(1, said.shape[1] // wanted.shape[1], 1)  # As often as the picture is looked at.
+        return F.mse_loss(said, wanted) / wanted.var(), {}
+
+    def _wanted(self, index: Tensor, patches: int, seed: int) -> Tensor:
+        """[B 1+patches D] of the pictures at these places [B]."""
+        pictures = self._pictures
+        if not isinstance(pictures, StillLife):
+            return self._last_words([[text] for text in pictures.captions(index, seed)]).expand(-1, 1 + patches, -1)
+        told: list[list[str]] = []
+        for place, whole in zip(index.tolist(), pictures.outright(index), strict=True):
+            scene = pictures.scene(place)
+            solids = [up_to(scene, solid) for solid in scene.solids]
+            told.append([*solids, *[whole] * (MAX_OBJECTS + 1 - len(solids))])
+        words = self._last_words(told)
+        shares = pictures.cells(index, math.isqrt(patches))[2].flatten(2).to(words)
+        filled = torch.cat([shares, 1 - shares.sum(dim=1, keepdim=True)], dim=1)
+        return torch.cat([words[:, -1:], torch.einsum("bkp,bkd->bpd", filled, words)], dim=1)
+
+    def _last_words(self, told: Sequence[Sequence[str]]) -> Tensor:
+        """The tokens [B K D] of the last words of K beginnings of each of B texts, the last of which is the whole."""
+        tokens = self._conditioner([beginnings[-1] for beginnings in told]).sequence
         assert tokens is not None
-        both = min(said.shape[1], tokens.shape[1])
-        wanted = tokens[:, :both].float()
-        return F.mse_loss(said[:, :both], wanted) / wanted.var(), {}
+        tokenizer = self._conditioner.tokenizer
+        rows: list[Tensor] = []
+        for row, beginnings in zip(tokens.float(), told, strict=True):
+            counts = [len(tokenizer.ids(text)) for text in beginnings]
+            start = tokenizer.place(counts[-1])
+            rows.append(row[[min(start + count, len(row)) - 1 for count in counts]])
+        return torch.stack(rows)
 
 
 def _shown(reader: PictureConditioner, pictures: Pictures, index: Tensor) -> Tensor:

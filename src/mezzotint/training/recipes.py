@@ -73,7 +73,7 @@ def debug() -> Recipe:
         decoder=DecoderRecipe(crop=32, redrawn=0.5, fit=quick),
         classifier=_classifier((16, 16), (1, 2), quick, heads=2, groups=4),
         hints=HintsRecipe(rank=2, fit=quick),
-        image_prompt=ImagePromptRecipe(tokens=2, width=16, layers=1, heads=1, words=quick, fit=quick),
+        image_prompt=ImagePromptRecipe(words=quick, fit=quick),
         sight=SightRecipe(network=SightConfig(widths=(8, 16), norm_num_groups=4), fit=quick),
         defaults={"steps": 2, "guidance": 2.0, "sampler": "euler"},
     )

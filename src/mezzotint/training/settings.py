@@ -249,12 +249,6 @@ class HintsRecipe:
 class ImagePromptRecipe:
     """What brings the image tower's tokens to a U-Net, which both stay as they are."""
 
-    tokens: int = 32
-    """Of a picture, for the U-Net."""
-    width: int = 192
-    layers: int = 4
-    heads: int = 3
-    """Of the resampler, 64 channels each."""
     caption_dropout: float = 0.75
     """Share of pictures whose caption is not told."""
     picture_dropout: float = 0.1
@@ -269,8 +263,6 @@ class ImagePromptRecipe:
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers that cannot be."""
-        if min(self.tokens, self.width, self.layers, self.heads) < 1:
-            raise UserError("tokens, width, layers and heads of image_prompt must be at least 1.")
         shares = {name: getattr(self, name) for name in ("caption_dropout", "picture_dropout", "focus")}
         for name, share in shares.items():
             if not 0 <= share <= 1:

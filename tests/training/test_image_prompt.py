@@ -15,9 +15,10 @@ from torch import nn
 
 import mezzotint
 from mezzotint.cli import main
-from mezzotint.conditioning.image_prompt import PerToken, PictureConditioner
+from mezzotint.conditioning import CLIPVisionConfig, CLIPVisionModel
+from mezzotint.conditioning.image_prompt import PerToken, PictureConditioner, Resampler, ResamplerConfig
 from mezzotint.conditioning.text import TextConditioner
-from mezzotint.store.image_prompt import stored_in
+from mezzotint.store.image_prompt import save_image_prompts, stored_in
 from mezzotint.store.inspect import inspect
 from mezzotint.store.png import read_provenance
 from mezzotint.text.tokenizer import Tokenizer
@@ -54,18 +55,20 @@ def pictures() -> list[Image.Image]:
 
 
 def test_patches_learn_to_say_what_stands_there(debug_run: Path, tmp_path: Path) -> None:
-    clip = load_clip(debug_run / "clip")
-    text, tower = clip.text_encoder(), clip.image_encoder()
+    text = load_clip(debug_run / "clip").text_encoder()
+    sizes = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3}
+    torch.manual_seed(0)
+    tower = CLIPVisionModel(CLIPVisionConfig(image_size=SIZE, patch_size=8, **sizes))
     conditioner = TextConditioner(Tokenizer.from_folder(debug_run / "clip" / "tokenizer"), text)
     torch.manual_seed(0)
-    reads = PerToken(tower.config.hidden_size, text.config.hidden_size, width=64)
+    reads = PerToken(tower.config.hidden_size, text.config.hidden_size)
     reader = PictureConditioner(tower, reads, greys=True)
     still_life = StillLife(tmp_path, 16, SIZE)
     task, index = SayingTask(reader, conditioner, still_life), torch.arange(16)
     before = [parameter.clone() for parameter in tower.parameters()]
-    optimiser = torch.optim.AdamW(reader.projection.parameters(), lr=1e-2)
+    optimiser = torch.optim.AdamW(reader.projection.parameters(), lr=3e-3)
     losses: list[float] = []
-    for _ in range(80):
+    for _ in range(400):
         loss, _ = task.loss(index, torch.Generator().manual_seed(0))
         optimiser.zero_grad()
         loss.backward()
@@ -87,11 +90,12 @@ def test_patches_learn_to_say_what_stands_there(debug_run: Path, tmp_path: Path)
         ends = [len(conditioner.tokenizer.ids(up_to(scene, solid))) for solid in scene.solids]
         words = told[torch.arange(len(ends)), ends]
         share, owner = shares[row].flatten(1).max(dim=0)
-        for patch in (share > 0.5).nonzero()[:, 0].tolist():
-            right += int(torch.cdist(said[row, 1 + patch, None], words).argmin()) == int(owner[patch])
-            total += len(words) > 1
-    assert total > 8
-    assert right > 0.7 * total
+        for patch in (share > 0.6).nonzero()[:, 0].tolist() if len(words) > 1 else []:
+            looks = said[row, [1 + patch, 2 + patches + patch]]
+            right += int((torch.cdist(looks, words).argmin(dim=1) == owner[patch]).sum())
+            total += 2
+    assert total > 16
+    assert right > 0.8 * total, (right, total)
 
 
 def test_where_nobody_knows_what_stands_where_the_caption_is_said(debug_run: Path, tmp_path: Path) -> None:
@@ -103,7 +107,8 @@ def test_where_nobody_knows_what_stands_where_the_caption_is_said(debug_run: Pat
         (tmp_path / f"{colour}.txt").write_text(name)
     torch.manual_seed(0)
     reader = PictureConditioner(tower, PerToken(tower.config.hidden_size, text.config.hidden_size))
-    task = SayingTask(reader, conditioner, Folder(tmp_path, SIZE))
+    folder = Folder(tmp_path, SIZE)
+    task = SayingTask(reader, conditioner, folder)
     optimiser = torch.optim.AdamW(reader.projection.parameters(), lr=1e-2)
     losses: list[float] = []
     for _ in range(60):
@@ -113,6 +118,12 @@ def test_where_nobody_knows_what_stands_where_the_caption_is_said(debug_run: Pat
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+    with torch.no_grad():
+        said = reader(folder.pixels(torch.arange(2))).mean(dim=1)
+        told = conditioner(folder.captions(torch.arange(2), 0)).sequence
+    assert told is not None
+    ends = [len(conditioner.tokenizer.ids(text)) for text in folder.captions(torch.arange(2), 0)]
+    assert torch.cdist(said, told[torch.arange(2), ends]).argmin(dim=1).tolist() == [0, 1]
 
 
 def difference(a: Image.Image, b: Image.Image) -> int:
@@ -229,6 +240,7 @@ def test_a_model_begun_from_goes_on_from_how_it_reads_pictures(model: Path, tmp_
     for kept, known in ((after.conditioner(), before.conditioner()), (after.layers(unet), before.layers(unet))):
         assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), known.parameters(), strict=True))
     assert main([*begin, "images=32", *settings, str(tmp_path / "further")]) == 0
+    assert after.conditioner().greys
     further = stored_in(tmp_path / "further" / "image_prompt")
     assert further is not None
     for kept, known in (
@@ -236,6 +248,26 @@ def test_a_model_begun_from_goes_on_from_how_it_reads_pictures(model: Path, tmp_
         (further.layers(unet), before.layers(unet)),
     ):
         assert not all(torch.equal(a, b) for a, b in zip(kept.parameters(), known.parameters(), strict=True))
+
+
+def test_a_resampler_goes_on_as_it_is(model: Path, tmp_path: Path) -> None:
+    start, run = shutil.copytree(model, tmp_path / "start"), tmp_path / "run"
+    (start / "mezzotint.json").unlink()  # It has the sums of what is another now.
+    own = stored_in(model / "image_prompt")
+    assert own is not None
+    unet = mezzotint.load(model).denoiser.unet
+    tower = own.conditioner().tower
+    config = ResamplerConfig(
+        embed_dim=tower.config.hidden_size, width=16, output_dim=unet.config.cross_attention_dim, heads=1
+    )
+    save_image_prompts(PictureConditioner(tower, Resampler(config)), own.layers(unet), start / "image_prompt")
+    given = ["--start", str(start), "--processes", "1", "--out", str(run)]
+    assert main(["train", "image_prompt", "debug", "images=8", *given]) == 0
+    after = stored_in(run / "image_prompt")
+    assert after is not None
+    reader = after.conditioner()
+    assert isinstance(reader.projection, Resampler)
+    assert not reader.greys
 
 
 @pytest.mark.parametrize(("setting", "goes_on"), [("fit.seed=1", True), ("projection=8", True), ("patch=16", False)])

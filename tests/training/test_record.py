@@ -74,6 +74,19 @@ def test_an_older_run_says_less_of_itself(tmp_path: Path):
     assert settled(given, "vae") == given
 
 
+def test_what_is_no_choice_any_more_is_passed_over(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    path = run.folder / "recipe.json"
+    told = json.loads(path.read_text())
+    told["image_prompt"] |= {"tokens": 32, "width": 192, "layers": 4, "heads": 3}
+    path.write_text(json.dumps(told))
+    assert recipe_of(run.folder, "debug", debug()) == run.recipe
+    told["image_prompt"] |= {"colour": 1}
+    path.write_text(json.dumps(told))
+    with pytest.raises(UserError, match="wrong kind"):
+        recipe_of(run.folder, "debug", debug())
+
+
 def test_an_older_run_goes_on(tmp_path: Path):
     """What it does not say is what a recipe has by default."""
     run = a_run(tmp_path, stage="unet")

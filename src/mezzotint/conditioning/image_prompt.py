@@ -122,13 +122,11 @@ class Projection(nn.Module):
 class PerToken(nn.Module):
     """Every token of a picture to one for the U-Net, [N n E] -> [N n D]: "full", so T is n."""
 
-    def __init__(self, embed_dim: int, output_dim: int, width: int | None = None) -> None:
-        """`width` is that inside, which published files have as E."""
+    def __init__(self, embed_dim: int, output_dim: int) -> None:
         super().__init__()
         self.embed_dim = embed_dim
-        inside = embed_dim if width is None else width
         self.proj = nn.Sequential(
-            nn.Linear(embed_dim, inside), nn.GELU(), nn.Linear(inside, output_dim), nn.LayerNorm(output_dim)
+            nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, output_dim), nn.LayerNorm(output_dim)
         )
 
     def forward(self, x: Tensor) -> Tensor:

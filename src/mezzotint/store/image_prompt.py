@@ -7,6 +7,7 @@ A model's folder keeps its own in image_prompt, in the layout of published adapt
 
 or, so that a model may be had without, in a folder beside its own: that of the model NAME is NAME-image-prompt.
 
+A picture that is looked at in greys too is so by what that file's metadata says, in `mezzotint.image_prompt.reading`.
 As the classifier's, these files are not among those that every picture's sums tell of. A single file has all of it
 under our own prefix, the image encoder's config in the metadata.
 """
@@ -45,8 +46,17 @@ PROJECTION, LAYERS = "image_proj.", "ip_adapter."
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 IN_FILE = f"{OWN}{IMAGE_PROMPT}."
 """What the names of all begin with in a single file of ours."""
-PLAIN, PLUS, FULL = (f"{PROJECTION}{name}" for name in ("proj.weight", "proj_in.weight", "proj.0.weight"))
-"""What reads the image encoder's tokens in the three kinds that are read, which are told by it."""
+PLAIN = f"{PROJECTION}proj.weight"
+KINDS = {
+    f"{PROJECTION}{told}": f"{PROJECTION}{first}"
+    for told, first in (
+        ("proj.weight", "proj.weight"),
+        ("latents", "proj_in.weight"),
+        ("proj.3.weight", "proj.0.weight"),
+    )
+}
+"""The three kinds that are read, plain, plus and full: a tensor by which one is told, and its first matrix, which reads
+what the image encoder says. Adapters of faces' own numbers have a proj.0 too, and no norm at 3."""
 READING = f"{IMAGE_PROMPT}.reading"
 """The part of our metadata that says how a picture is read, where not as by IP-Adapter: {"greys": true}."""
 
@@ -113,9 +123,8 @@ class StoredImagePrompts:
             try:
                 if "latents" in shapes:
                     return Resampler(ResamplerConfig.of(shapes))
-                if "proj.0.weight" in shapes:
-                    width, embed_dim = shapes["proj.0.weight"]
-                    return PerToken(embed_dim, shapes["proj.2.weight"][0], width)
+                if "proj.3.weight" in shapes:
+                    return PerToken(shapes["proj.0.weight"][1], shapes["proj.2.weight"][0])
                 (width,), (numbers, read) = shapes["norm.weight"], shapes["proj.weight"]
                 return Projection(read, width, numbers // width)
             except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -196,13 +205,14 @@ def find_image_prompts(path: Path) -> StoredImagePrompts:
     if not there:
         raise UserError(f"There is no image adapter {path}: give a file of IP-Adapter, or its folder.")
     header = adapter_header(path)
-    plain = PLAIN in header.tensors
-    width = next(header.tensors[name].shape[1] for name in (PLAIN, PLUS, FULL) if name in header.tensors)
+    first = _first(header)
+    assert first is not None
+    width = header.tensors[first].shape[1]
     homes = (path.parent, path.parent.parent, path.parent.parent / "models")
     for folder in (home / ENCODER for home in homes):
         if (folder / "config.json").is_file():
             config = encoder_config(folder)
-            if width == (config.projection_dim if plain else config.hidden_size):
+            if width == (config.projection_dim if first == PLAIN else config.hidden_size):
                 return StoredImagePrompts(path, folder)
     raise UserError(
         f"{path} reads an image encoder whose tokens are {width} wide: put that into the folder {ENCODER} beside it."
@@ -230,12 +240,17 @@ def adapter_header(path: Path) -> Header:
     if not any(name.startswith(LAYERS) for name in names) or not any(name.startswith(PROJECTION) for name in names):
         first = ", ".join(shown(name) for name in list(names)[:3])
         raise UserError(f"{path} is no image adapter: its tensors are {first}.")
-    first = next((name for name in (PLAIN, PLUS, FULL) if name in names), None)
+    first = _first(header)
     if first is None:
         raise UserError(f"{path} is an adapter of a kind that is not read here: give a plain one, a plus or a full.")
-    if len(names[first].shape) != 2:
+    if first not in names or len(names[first].shape) != 2:
         raise UserError(f"{path} has no matrix {first}: get it again.")
     return header
+
+
+def _first(header: Header) -> str | None:
+    """The name of the matrix that reads what the image encoder says, if the kind is one that is read here."""
+    return next((first for told, first in KINDS.items() if told in header.tensors), None)
 
 
 def save_image_prompts(

@@ -106,7 +106,7 @@ def train_image_prompt(run: Run) -> None:
     """What reads pictures as prompts, for a U-Net and an image tower that stay as they are.
 
     A run without an image tower of its own goes on from what the model begun from has, and so does one that has, if no
-    captions are to be said first.
+    words are to be said first.
     """
     recipe = run.recipe.image_prompt
     pictures = run.pictures()

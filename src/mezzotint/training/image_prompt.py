@@ -4,8 +4,8 @@ Every picture is shown itself: the U-Net and the image tower stay as they are, a
 U-Net is learned. Now and then a picture is not shown, for classifier-free guidance, and often its caption is not told,
 so that pictures are read in the place of words too.
 
-Before that a picture learns to say what its caption says, in the tokens that the U-Net reads already. That asks nothing
-of the U-Net, so it is four times as quick, and from tokens that mean nothing yet the U-Net's error tells little.
+Before that every token learns to say the word for what stands there, in the tokens that the U-Net reads already. That
+asks nothing of the U-Net, so it is quicker, and from tokens that mean nothing yet the U-Net's error tells little.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class SayingTask:
 
     A scene is told outright, always in the same words: a solid's is the last of its name, heard after all before it,
     and the table's the caption's last, which what stands for the whole picture says too. Where nobody knows what stands
-    where, every token says the caption's last word. The loss is the mean squared distance, a token's variance being 1.
+    where, every token says the caption's last word. The loss is the mean squared distance, in units of the variance of
+    what is to be said.
     """
 
     def __init__(self, reader: PictureConditioner, conditioner: TextConditioner, pictures: Pictures) -> None:
@@ -68,15 +69,18 @@ class SayingTask:
         return torch.cat([words[:, -1:], torch.einsum("bkp,bkd->bpd", filled, words)], dim=1)
 
     def _last_words(self, told: Sequence[Sequence[str]]) -> Tensor:
-        """The tokens [B K D] of the last words of K beginnings of each of B texts, the last of which is the whole."""
+        """The tokens [B K D] of the last words of K beginnings of each of B texts, the last of which is the whole.
+
+        Where the encoder's length is not enough that is the last word that fits.
+        """
         tokens = self._conditioner([beginnings[-1] for beginnings in told]).sequence
         assert tokens is not None
         tokenizer = self._conditioner.tokenizer
         rows: list[Tensor] = []
         for row, beginnings in zip(tokens.float(), told, strict=True):
-            counts = [len(tokenizer.ids(text)) for text in beginnings]
+            counts = [min(len(tokenizer.ids(text)), tokenizer.room) for text in beginnings]
             start = tokenizer.place(counts[-1])
-            rows.append(row[[min(start + count, len(row)) - 1 for count in counts]])
+            rows.append(row[[max(start + count - 1, 0) for count in counts]])
         return torch.stack(rows)
 
 

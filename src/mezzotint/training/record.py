@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +41,8 @@ SHOWN = ("scenes", "tinted")
 """The keys of which scenes a stage learns from."""
 BESIDE = ("recipe", "data", "start")
 """The keys that stand beside the recipe's own."""
+GONE = {"image_prompt": {"tokens", "width", "layers", "heads"}}
+"""What older runs say of a stage that is no choice any more."""
 
 
 def recorded(folder: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -68,10 +70,15 @@ def recipe_of(folder: Path, origin: str, recipe: Recipe, *, resume: bool = False
 
 def _recipe_in(folder: Path) -> Recipe:
     """The recipe in RUN/recipe.json, with today's defaults for what an older one does not say."""
-    return described(
-        lambda values: Recipe.from_dict({name: value for name, value in values.items() if name not in BESIDE}),
-        folder / "recipe.json",
-    )
+
+    def read(values: Mapping[str, Any]) -> Recipe:
+        values = {name: value for name, value in values.items() if name not in BESIDE}
+        for stage, gone in GONE.items():
+            if isinstance(values.get(stage), dict):
+                values[stage] = {name: value for name, value in values[stage].items() if name not in gone}
+        return Recipe.from_dict(values)
+
+    return described(read, folder / "recipe.json")
 
 
 def settled(run: Run, stage: str) -> Run:

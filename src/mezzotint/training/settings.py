@@ -258,7 +258,7 @@ class ImagePromptRecipe:
     middle: float = 2.0
     """These three as in the U-Net's recipe."""
     words: FitConfig = field(default_factory=lambda: FitConfig(images=200_000, batch=64, warmup=5000, fall=0.8))
-    """Saying first what the caption says, where nothing is known yet; with no images a model's own goes on."""
+    """Saying first the words for what stands where, if nothing is known yet; with no images a model's own goes on."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(images=100_000, batch=64, ema=4000, fall=1.0))
 
     def __post_init__(self) -> None:

@@ -114,17 +114,17 @@ def _less_said(solids: Sequence[Solid], chooser: random.Random) -> list[Solid]:
 
 def outright(scene: Scene) -> str:
     """All that captions say of a scene's solids and its table, always in the same words and from left to right."""
-    return f"{', '.join(map(_outright, scene.left_to_right()))} on {TABLE_WORDS[scene.table][0]}"
+    return f"{', '.join(map(_named, scene.left_to_right()))} on {TABLE_WORDS[scene.table][0]}"
 
 
-def _outright(solid: Solid) -> str:
+def _named(solid: Solid) -> str:
     return " ".join(word for word in (solid.size, solid.material, solid.colour, solid.shape) if word != "")
 
 
 def up_to(scene: Scene, solid: Solid) -> str:
     """What `outright` says up to one of the scene's solids, whose name ends it."""
     told = scene.left_to_right()
-    return ", ".join(map(_outright, told[: told.index(solid) + 1]))
+    return ", ".join(map(_named, told[: told.index(solid) + 1]))
 
 
 def left_of(a: Solid, b: Solid) -> bool:

@@ -253,9 +253,9 @@ class ImagePromptRecipe:
     """Share of pictures whose caption is not told."""
     picture_dropout: float = 0.1
     """Share of pictures that are not shown."""
-    segment: float = 0.5
+    segment: float = 2.0
     focus: float = 0.85
-    middle: float = 2.0
+    middle: float = 3.0
     """These three as in the U-Net's recipe."""
     words: FitConfig = field(default_factory=lambda: FitConfig(images=200_000, batch=64, warmup=5000, fall=0.8))
     """Saying first the words for what stands where, if nothing is known yet; with no images a model's own goes on."""

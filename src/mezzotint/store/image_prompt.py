@@ -47,13 +47,11 @@ ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 IN_FILE = f"{OWN}{IMAGE_PROMPT}."
 """What the names of all begin with in a single file of ours."""
 PLAIN = f"{PROJECTION}proj.weight"
+"""The matrix of a plain adapter."""
 KINDS = {
-    f"{PROJECTION}{told}": f"{PROJECTION}{first}"
-    for told, first in (
-        ("proj.weight", "proj.weight"),
-        ("latents", "proj_in.weight"),
-        ("proj.3.weight", "proj.0.weight"),
-    )
+    PLAIN: PLAIN,
+    f"{PROJECTION}latents": f"{PROJECTION}proj_in.weight",
+    f"{PROJECTION}proj.3.weight": f"{PROJECTION}proj.0.weight",
 }
 """The three kinds that are read, plain, plus and full: a tensor by which one is told, and its first matrix, which reads
 what the image encoder says. Adapters of faces' own numbers have a proj.0 too, and no norm at 3."""

@@ -95,6 +95,25 @@ def test_a_membrane_is_what_is_fixed_and_the_mean_of_its_neighbours_elsewhere() 
     assert not canvas.membrane(fixed, torch.ones_like(free)).any()
 
 
+def test_what_is_told_of_a_mask_leaves_its_edge_alone() -> None:
+    pixels, mask = torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48)
+    pixels[..., :20] = 0.5
+    mask[..., 8:24, 0:16] = 0.3  # Up to the picture's border, which is no edge.
+    mask[..., 4:7, 30:44] = 1.0  # Too thin to have an inside.
+    damaged = torch.where(mask > 0, torch.ones_like(pixels), pixels)
+    told, inner = canvas.inset(damaged, mask, 4)
+    wanted = torch.zeros_like(mask)
+    wanted[..., 12:20, 0:12] = 1
+    wanted[..., 4:7, 30:44] = 1
+    assert torch.equal(inner, wanted)
+    outside, between = mask == 0, (mask > 0) & (inner == 0)
+    assert torch.equal(told * outside, pixels * outside)
+    assert (told - pixels)[between.expand_as(pixels)].abs().max() < 0.2  # What was masked is 0.5 away.
+    everything = canvas.inset(damaged, torch.ones_like(mask), 4)
+    assert torch.equal(everything[0], damaged)
+    assert everything[1].all()
+
+
 def test_a_place_of_the_latent_is_drawn_where_any_pixel_is() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 7, 8] = 0.5

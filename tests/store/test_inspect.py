@@ -170,6 +170,15 @@ def test_v_prediction_is_told_by_a_marker_or_by_metadata(tmp_path: Path, checkpo
             {"unet.x.attn2.to_k.lora_A.weight": (4, 1280), "unet.x.attn2.to_k.lora_B.weight": (640, 4)},
             {"layout": "LoRA", "family": "latent diffusion 1.4B"},
         ),
+        (
+            {"image_proj.latents": (1, 16, 768), "image_proj.proj_in.weight": (768, 1280)}
+            | {"image_proj.norm_out.weight": (768,), "ip_adapter.1.to_k_ip.weight": (320, 768)},
+            {"layout": "image adapter", "kind": "plus", "image_width": 1280, "family": "Stable Diffusion 1.x"},
+        ),
+        (
+            {"image_proj.perceiver.weight": (9, 9), "ip_adapter.1.to_k_ip.weight": (640, 2048)},
+            {"layout": "image adapter", "kind": "unknown", "family": "Stable Diffusion XL"},
+        ),
         ({}, {"layout": "no tensors", "tensors": 0, "parameters": 0}),
         ({"something": (3, 1, 2)}, {"layout": "unknown tensors", "first": ["something"], "parameters": 6}),
     ],

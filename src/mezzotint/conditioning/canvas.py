@@ -116,7 +116,7 @@ def pasted(drawn: Image.Image, canvas: Image.Image, mask: Image.Image, box: Box,
         drawn = drawn.resize(size, Image.Resampling.LANCZOS)
     mask = mask.crop(box)
     before, after, outside = to_pixels(canvas.crop(box)), to_pixels(drawn), (to_plane(mask) == 0).float()
-    near = F.max_pool2d(outside, 2 * reach + 1, 1, reach)  # The picture's border is no edge.
+    near = _grown(outside, reach)  # The picture's border is no edge.
     after = after + membrane((before - after) * outside, near - outside)
     levels = after.add(1).mul(127.5).round().clamp(0, 255).byte()
     whole = canvas.copy()
@@ -151,6 +151,28 @@ def _neighbours(values: Tensor) -> Tensor:
     """The sum of every pixel's four neighbours, [1 C H W]; beyond the border is 0."""
     sides = F.pad(values, (1, 1, 1, 1))
     return sides[..., :-2, 1:-1] + sides[..., 2:, 1:-1] + sides[..., 1:-1, :-2] + sides[..., 1:-1, 2:]
+
+
+def seam(factor: int) -> int:
+    """How far a mask's seam reaches in from its edge, in pixels: half of what one of the latent's places covers."""
+    return max(1, factor // 2)
+
+
+def inset(pixels: Tensor, mask: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """Pixels [1 3 H W] and a mask [1 1 H W] that begins so many pixels further in, where smooth colours lie between.
+
+    What is drawn by them leaves the mask's edge alone, so nothing that stands there is cut. The picture's border is no
+    edge, and parts that are too thin for it stay as they are.
+    """
+    masked = (mask > 0).to(mask)
+    inner = 1 - _grown(1 - masked, reach)
+    inner = torch.maximum(inner, masked - masked * _grown(inner, reach))
+    return torch.where(masked > inner, filled(pixels, masked), pixels), inner
+
+
+def _grown(mask: Tensor, reach: int) -> Tensor:
+    """A mask [1 1 H W] with all that is so many pixels around it."""
+    return F.max_pool2d(mask, 2 * reach + 1, 1, reach)
 
 
 def latent_mask(mask: Tensor, factor: int) -> Tensor:

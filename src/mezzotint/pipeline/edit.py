@@ -106,7 +106,7 @@ def read(request: Request, native: Size, trained: Sequence[Size], factor: int, *
         mask = canvas.fitted(mask, size, request.resize)
         box = canvas.boxed(mask, request.only_masked or 0)
         box = (0, 0, *size) if request.only_masked is None else box
-        back = Back(image, mask, box, max(1, factor // 2))
+        back = Back(image, mask, box, canvas.seam(factor))
     box = (0, 0, *size) if back is None else back.box
     part = (box[2] - box[0], box[3] - box[1])
     if part != size:

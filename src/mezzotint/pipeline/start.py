@@ -225,7 +225,8 @@ def shown(pipe: Pipeline, edit: Edit) -> Shown:
 def beside(codec: Codec, edit: Edit, layout: Layout, size: tuple[int, int]) -> Tensor:
     """What a U-Net reads beside the latent, [1 S h w], in the order of its names; zero where it is not given.
 
-    Models from elsewhere are told of a soft mask's brighter half, as they know it; ours of all that is to be seen anew.
+    Models from elsewhere are told of a soft mask's brighter half, as they know it; ours of all that is to be seen anew,
+    but for the seam along its edge.
     """
     names = layout.names
     parts: list[Tensor] = []
@@ -235,7 +236,9 @@ def beside(codec: Codec, edit: Edit, layout: Layout, size: tuple[int, int]) -> T
         elif name == INPAINT and (edit.mask is not None or len(names) == 1):
             pixels = torch.zeros(1, 3, *(side * codec.factor for side in size)) if edit.pixels is None else edit.pixels
             mask = torch.ones_like(pixels[:, :1]) if edit.mask is None else edit.mask
-            parts.append(inpainting(codec, pixels, (mask > 0).to(mask) if layout.learned else mask))
+            if layout.learned:
+                pixels, mask = canvas.inset(pixels, mask, canvas.seam(codec.factor))
+            parts.append(inpainting(codec, pixels, mask))
         elif name in edit.hints:
             parts.append(hint_named(name).reads(edit.hints[name], size))
         else:

@@ -14,7 +14,7 @@ under our own prefix, the image encoder's config in the metadata.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,12 +49,12 @@ IN_FILE = f"{OWN}{IMAGE_PROMPT}."
 PLAIN = f"{PROJECTION}proj.weight"
 """The matrix of a plain adapter."""
 KINDS = {
-    PLAIN: PLAIN,
-    f"{PROJECTION}latents": f"{PROJECTION}proj_in.weight",
-    f"{PROJECTION}proj.3.weight": f"{PROJECTION}proj.0.weight",
+    "plain": (PLAIN, PLAIN),
+    "plus": (f"{PROJECTION}latents", f"{PROJECTION}proj_in.weight"),
+    "full": (f"{PROJECTION}proj.3.weight", f"{PROJECTION}proj.0.weight"),
 }
-"""The three kinds that are read, plain, plus and full: a tensor by which one is told, and its first matrix, which reads
-what the image encoder says. Adapters of faces' own numbers have a proj.0 too, and no norm at 3."""
+"""The kinds that are read: a tensor by which one is told, and its first matrix, which reads what the image encoder
+says. Adapters of faces' own numbers have a proj.0 too, and no norm at 3."""
 READING = f"{IMAGE_PROMPT}.reading"
 """The part of our metadata that says how a picture is read, where not as by IP-Adapter: {"greys": true}."""
 
@@ -203,8 +203,9 @@ def find_image_prompts(path: Path) -> StoredImagePrompts:
     if not there:
         raise UserError(f"There is no image adapter {path}: give a file of IP-Adapter, or its folder.")
     header = adapter_header(path)
-    first = _first(header)
-    assert first is not None
+    kind = adapter_kind(header.tensors)
+    assert kind is not None
+    _, first = KINDS[kind]
     width = header.tensors[first].shape[1]
     homes = (path.parent, path.parent.parent, path.parent.parent / "models")
     for folder in (home / ENCODER for home in homes):
@@ -235,20 +236,27 @@ def adapter_header(path: Path) -> Header:
     """The header of an adapter's file. Raises UserError for a file of another kind."""
     header = read_header(path)
     names = header.tensors
-    if not any(name.startswith(LAYERS) for name in names) or not any(name.startswith(PROJECTION) for name in names):
+    if not is_adapter(names):
         first = ", ".join(shown(name) for name in list(names)[:3])
         raise UserError(f"{path} is no image adapter: its tensors are {first}.")
-    first = _first(header)
-    if first is None:
+    kind = adapter_kind(names)
+    if kind is None:
         raise UserError(f"{path} is an adapter of a kind that is not read here: give a plain one, a plus or a full.")
+    _, first = KINDS[kind]
     if first not in names or len(names[first].shape) != 2:
         raise UserError(f"{path} has no matrix {first}: get it again.")
     return header
 
 
-def _first(header: Header) -> str | None:
-    """The name of the matrix that reads what the image encoder says, if the kind is one that is read here."""
-    return next((first for told, first in KINDS.items() if told in header.tensors), None)
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are an image adapter's, of whatever kind."""
+    names = tuple(names)
+    return all(any(name.startswith(start) for name in names) for start in (PROJECTION, LAYERS))
+
+
+def adapter_kind(names: Container[str]) -> str | None:
+    """The kind of an adapter whose tensors have these names, if it is one that is read here."""
+    return next((kind for kind, (told, _) in KINDS.items() if told in names), None)
 
 
 def save_image_prompts(

@@ -16,7 +16,8 @@ from mezzotint.store.extras import LORA_FILES
 from mezzotint.store.facts import read_json
 from mezzotint.store.families import recognise
 from mezzotint.store.header import ITEM_BYTES, Header, TensorEntry, naming, read_header
-from mezzotint.store.inspect_extras import embedding_told, lora_told
+from mezzotint.store.image_prompt import is_adapter
+from mezzotint.store.inspect_extras import adapter_told, embedding_told, lora_told
 from mezzotint.store.inspect_folder import folder_told, weights_told
 from mezzotint.store.keymap import sources
 from mezzotint.store.kinds import Glance
@@ -101,6 +102,8 @@ def _layout(header: Header, tensors: Tensors) -> tuple[str, dict[str, Any]]:
         )
     if "controlnet_cond_embedding.conv_in.weight" in tensors or any(name.startswith(CONTROLNET) for name in tensors):
         return "ControlNet", {}
+    if is_adapter(tensors):
+        return "image adapter", adapter_told(header)
     found = vae.find(shapes)
     if found is not None:
         prefix, names = found

@@ -1,4 +1,4 @@
-"""What `inspect` tells of files that stand beside a model: LoRA and learned words. Imports no torch."""
+"""What `inspect` tells of files that stand beside a model: LoRA, learned words, image adapters. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from mezzotint.store.embeddings import embedding_facts
 from mezzotint.store.extras import peft_config
 from mezzotint.store.facts import read_json
 from mezzotint.store.header import Header
+from mezzotint.store.image_prompt import KINDS as ADAPTERS
+from mezzotint.store.image_prompt import adapter_kind
 from mezzotint.store.kinds import KINDS, Glance
 from mezzotint.store.lora.facts import IDLE, changes_nothing, lora_facts
 
+KEYS = "to_k_ip.weight"
+"""How the names of an image adapter's matrices end that make keys of its tokens."""
 SDXL_TEXTS = {768, 1280}
 """Widths of SDXL's text encoders."""
 TOLD = {
@@ -83,6 +87,16 @@ def embedding_told(header: Header) -> dict[str, Any] | None:
         "words_evidence": "The file names them." if told["words"] else "The file names none: its own name is the word.",
         "vectors": told["vectors"],
     }
+
+
+def adapter_told(header: Header) -> dict[str, Any]:
+    """An image adapter's kind, the width of the image encoder's tokens that it reads, and the family by the U-Net's."""
+    kind = adapter_kind(header.tensors)
+    reads = next((entry.shape[1] for name, entry in header.tensors.items() if name.endswith(KEYS)), None)
+    told: dict[str, Any] = {"kind": kind or "unknown"}
+    if kind is not None and len(shape := header.tensors[ADAPTERS[kind][1]].shape) == 2:
+        told["image_width"] = shape[1]
+    return told | {"family": Glance(text=reads).name, "family_evidence": f"Its keys read tokens {reads} wide."}
 
 
 def _peft_alphas(header: Header) -> list[float]:

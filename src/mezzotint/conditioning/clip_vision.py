@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mezzotint.conditioning.clip_config import CLIPVisionConfig
@@ -40,9 +41,15 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels * 0.5 + 0.5 - mean) / std
 
 
-def without_colours(pixels: Tensor) -> Tensor:
-    """Pixels [B 3 H W] in [-1, 1] in greys."""
-    return (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True).expand_as(pixels)
+def without_colours(pixels: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Pixels [B 3 H W] in [-1, 1] in greys: so much [B 3], 1 in all, of red, green and blue, or as they look."""
+    shares = pixels.new_tensor(LUMA)[None] if shares is None else shares.to(pixels)
+    return (pixels * shares[:, :, None, None]).sum(dim=1, keepdim=True).expand_as(pixels)
+
+
+def without_shapes(pixels: Tensor, patch: int) -> Tensor:
+    """The mean colours of patches of pixels [B 3 H W], so many wide, and smooth ones between: where which colour is."""
+    return F.interpolate(F.avg_pool2d(pixels, patch), size=pixels.shape[2:], mode="bilinear")
 
 
 class VisionEmbeddings(nn.Module):

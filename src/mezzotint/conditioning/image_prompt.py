@@ -6,7 +6,7 @@ N pictures, n tokens of the image tower each, E their width; T tokens for the U-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mezzotint.conditioning.canvas import to_pixels
 from mezzotint.conditioning.clip_transformer import attend
-from mezzotint.conditioning.clip_vision import CLIPVisionModel, normalise, without_colours
+from mezzotint.conditioning.clip_vision import CLIPVisionModel, normalise, without_colours, without_shapes
 from mezzotint.types import UserError
 
 HEAD = 64
@@ -134,19 +134,37 @@ class PerToken(nn.Module):
         return self.proj(x)
 
 
+WHOLE = "whole"
+APART = ("colours", "greys")
+"""Looks that know nothing of each other, so that a shape is not doubted for a colour in which it never came."""
+LOOKS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    WHOLE: lambda pixels, _: pixels,
+    "colours": without_shapes,
+    "greys": lambda pixels, _: without_colours(pixels),
+}
+"""What is seen of pixels [N 3 S S] by an image tower whose patches are so wide."""
+
+
 class PictureConditioner(nn.Module):
     """An image tower and what is made of its tokens."""
 
     def __init__(
-        self, tower: CLIPVisionModel, projection: Resampler | Projection | PerToken, *, greys: bool = False
+        self,
+        tower: CLIPVisionModel,
+        projection: Resampler | Projection | PerToken,
+        *,
+        looks: Sequence[str] = (WHOLE,),
     ) -> None:
-        """`greys`: whether a picture is looked at once more without its colours, and the tokens of both are read: so
-        what stands in it is told from its shape too where it never came in that colour.
+        """`looks`: in which of the `LOOKS` a picture is seen; what is told is the mean of their tokens, place by place.
 
-        Raises UserError where the two do not fit each other.
+        Raises UserError where the two do not fit each other, and for a look that there is not.
         """
         super().__init__()
-        self.tower, self.projection, self.greys = tower, projection, greys
+        if not looks or not set(looks) <= set(LOOKS):
+            raise UserError(
+                f"Pictures are to be seen as {', '.join(looks) or 'nothing'}; known are {', '.join(LOOKS)}."
+            )
+        self.tower, self.projection, self.looks = tower, projection, tuple(looks)
         config, wanted = tower.config, projection.embed_dim
         whole = isinstance(projection, Projection)
         have = (config.projection_dim if config.with_projection else 0) if whole else config.hidden_size
@@ -157,9 +175,9 @@ class PictureConditioner(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Tokens [N T D] of pictures [N 3 S S] in [-1, 1], S the image tower's size."""
-        looks = [pixels, without_colours(pixels)] if self.greys else [pixels]
-        tokens = self.projection(self._seen(normalise(torch.cat(looks))))
-        return torch.cat(tokens.chunk(len(looks)), dim=1)
+        patch = self.tower.config.patch_size
+        looks = torch.cat([LOOKS[look](pixels, patch) for look in self.looks])
+        return self.projection(self._seen(normalise(looks))).unflatten(0, (len(self.looks), -1)).mean(dim=0)
 
     def nothing(self) -> Tensor:
         """The tokens [1 T D] that stand for no picture: those of grey, or of an empty projection."""
@@ -168,7 +186,7 @@ class PictureConditioner(nn.Module):
             seen = weight.new_zeros(1, self.projection.embed_dim)
         else:
             seen = self._seen(weight.new_zeros(1, 3, side, side))
-        return self.projection(seen).repeat(1, 1 + self.greys, 1)
+        return self.projection(seen)
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """What is read of normalised pictures: every token before the last block, or the whole's projection."""

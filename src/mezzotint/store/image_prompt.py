@@ -7,7 +7,7 @@ A model's folder keeps its own in image_prompt, in the layout of published adapt
 
 or, so that a model may be had without, in a folder beside its own: that of the model NAME is NAME-image-prompt.
 
-A picture that is looked at in greys too is so by what that file's metadata says, in `mezzotint.image_prompt.reading`.
+What a picture is seen as, where not as it is, stands in that file's metadata, in `mezzotint.image_prompt.reading`.
 As the classifier's, these files are not among those that every picture's sums tell of. A single file has all of it
 under our own prefix, the image encoder's config in the metadata.
 """
@@ -18,7 +18,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mezzotint.conditioning.clip_config import CLIPVisionConfig
 from mezzotint.store.beside import make_folder
@@ -56,7 +56,7 @@ KINDS = {
 """The kinds that are read: a tensor by which one is told, and its first matrix, which reads what the image encoder
 says. Adapters of faces' own numbers have a proj.0 too, and no norm at 3."""
 READING = f"{IMAGE_PROMPT}.reading"
-"""The part of our metadata that says how a picture is read, where not as by IP-Adapter: {"greys": true}."""
+"""The part of our metadata that says what a picture is seen as, where not as by IP-Adapter: {"looks": ["greys"]}."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,9 @@ class StoredImagePrompts:
             dtype=kind,
             rename=partial(_without, start=start + PROJECTION),
         )
-        reading = own(source.metadata, READING) or {}
-        return PictureConditioner(tower, tokens, greys=reading.get("greys") is True)
+        reading = own(source.metadata, READING)
+        looks = {} if reading is None else {"looks": _looks(reading, self.file)}
+        return PictureConditioner(tower, tokens, **looks)
 
     def layers(self, unet: UNet) -> PictureLayers:
         """What a U-Net reads pictures by, where and as precise as its weights. Raises UserError for another U-Net."""
@@ -160,6 +161,14 @@ class StoredImagePrompts:
             dtype=weight.dtype,
             rename=partial(_without, start=self._start + LAYERS),
         )
+
+
+def _looks(reading: Mapping[str, Any], file: Path) -> list[str]:
+    """What pictures are seen as, by our metadata. Raises UserError where it says something else."""
+    looks = reading.get("looks")
+    if set(reading) != {"looks"} or not isinstance(looks, list):
+        raise UserError(f"{file} says of itself how it reads pictures, but not so that it is known here: get it again.")
+    return [str(look) for look in cast("list[Any]", looks)]
 
 
 def _without(name: str, start: str) -> str | None:
@@ -299,7 +308,9 @@ def image_prompts_in_file(source: Source) -> StoredImagePrompts | None:
 
 def _reading(conditioner: PictureConditioner) -> dict[str, dict[str, Any]]:
     """What our metadata says of how pictures are read, if anything."""
-    return {READING: {"greys": True}} if conditioner.greys else {}
+    from mezzotint.conditioning.image_prompt import WHOLE
+
+    return {} if conditioner.looks == (WHOLE,) else {READING: {"looks": list(conditioner.looks)}}
 
 
 def _tensors(parts: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, Tensor]:

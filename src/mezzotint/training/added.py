@@ -7,7 +7,7 @@ from dataclasses import asdict
 import torch
 
 from mezzotint.conditioning.hints import channels
-from mezzotint.conditioning.image_prompt import PerToken, PictureConditioner
+from mezzotint.conditioning.image_prompt import APART, PerToken, PictureConditioner
 from mezzotint.conditioning.sight import Sight
 from mezzotint.denoise import classifier as noisy
 from mezzotint.denoise.adapter import adapted, go_on, learned
@@ -119,13 +119,13 @@ def train_image_prompt(run: Run) -> None:
     known = None if anew or run.parts is None else run.parts.image_prompts
     if known is None:
         reads = PerToken(tower.config.hidden_size, base.config.cross_attention_dim).to(run.device)
-        reader = PictureConditioner(tower, reads, greys=True)
+        reader = PictureConditioner(tower, reads, looks=APART)
         taught = run.fit("image_prompt/words", SayingTask(reader, conditioner, pictures), recipe.words)
         assert isinstance(taught, PictureConditioner)
         layers = PictureLayers(base)
     else:
         reads = known.conditioner(run.device)
-        taught = PictureConditioner(tower, reads.projection, greys=reads.greys)
+        taught = PictureConditioner(tower, reads.projection, looks=reads.looks)
         layers = known.layers(base)
     taught.projection.requires_grad_(True)
     unet = with_modules(base, {"pictures": layers.requires_grad_(True)})

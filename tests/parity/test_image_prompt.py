@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import mezzotint
@@ -141,8 +141,6 @@ def test_pickled_adapters_are_read_too(
     model: tuple[Any, mezzotint.Pipeline], tmp_path: Path, picture: Image.Image
 ) -> None:
     """h94/IP-Adapter keeps two dictionaries in one pickle, and the encoder in a folder beside its models."""
-    from safetensors.torch import load_file
-
     _, ours = model
     folder = written(ours, "plus", tmp_path / "models")
     tensors = load_file(folder / "ip-adapter.safetensors")
@@ -176,6 +174,12 @@ def test_what_cannot_be_read_is_said(
         ours.use(image_adapter=folder / "faces.safetensors")
     with pytest.raises(UserError, match="is no image adapter"):
         ours.use(image_adapter=folder / "bad.safetensors")
+    whole = load_file(folder / "ip-adapter.safetensors")
+    for reading, what in (('{"greys": true}', "not so that it is known"), ('{"looks": ["x"]}', "to be seen as x")):
+        save_file(whole, folder / "looks.safetensors", {"mezzotint.image_prompt.reading": reading})
+        with pytest.raises(UserError, match=what):
+            ours.use(image_adapter=folder / "looks.safetensors")(PROMPT, steps=1, image_prompt=picture)
+    ours.use(image_adapter="")
     with pytest.raises(UserError, match="name the file"):
         ours.use(image_adapter=folder)
     assert ours.image_prompts is None
@@ -186,8 +190,6 @@ def test_a_damaged_adapter_is_one_sentence(
     model: tuple[Any, mezzotint.Pipeline], tmp_path: Path, picture: Image.Image, kind: str
 ) -> None:
     """Whatever tensor is missing or flat, and nothing is drawn without it."""
-    from safetensors.torch import load_file
-
     _, ours = model
     folder = written(ours, kind, tmp_path / "adapter")
     file = folder / "ip-adapter.safetensors"

@@ -179,6 +179,10 @@ def test_v_prediction_is_told_by_a_marker_or_by_metadata(tmp_path: Path, checkpo
             {"image_proj.perceiver.weight": (9, 9), "ip_adapter.1.to_k_ip.weight": (640, 2048)},
             {"layout": "image adapter", "kind": "unknown", "family": "Stable Diffusion XL"},
         ),
+        (
+            {"image_proj.latents": (1, 16, 768), "ip_adapter.1.to_k_ip.weight": (9,)},
+            {"layout": "image adapter", "kind": "plus", "family": "unknown"},
+        ),
         ({}, {"layout": "no tensors", "tensors": 0, "parameters": 0}),
         ({"something": (3, 1, 2)}, {"layout": "unknown tensors", "first": ["something"], "parameters": 6}),
     ],

@@ -92,11 +92,18 @@ def embedding_told(header: Header) -> dict[str, Any] | None:
 def adapter_told(header: Header) -> dict[str, Any]:
     """An image adapter's kind, the width of the image encoder's tokens that it reads, and the family by the U-Net's."""
     kind = adapter_kind(header.tensors)
-    reads = next((entry.shape[1] for name, entry in header.tensors.items() if name.endswith(KEYS)), None)
     told: dict[str, Any] = {"kind": kind or "unknown"}
-    if kind is not None and len(shape := header.tensors[ADAPTERS[kind][1]].shape) == 2:
-        told["image_width"] = shape[1]
-    return told | {"family": Glance(text=reads).name, "family_evidence": f"Its keys read tokens {reads} wide."}
+    if kind is not None and (seen := _width(header, ADAPTERS[kind][1])) is not None:
+        told["image_width"] = seen
+    if (text := _width(header, KEYS)) is None:
+        return told | {"family": "unknown", "family_evidence": "None of its matrices makes keys of tokens."}
+    return told | {"family": Glance(text=text).name, "family_evidence": f"Its keys are made of tokens {text} wide."}
+
+
+def _width(header: Header, ending: str) -> int | None:
+    """How wide what a matrix reads is, of the first whose name ends so."""
+    matrices = (entry for name, entry in header.tensors.items() if name.endswith(ending) and len(entry.shape) == 2)
+    return next((entry.shape[1] for entry in matrices), None)
 
 
 def _peft_alphas(header: Header) -> list[float]:

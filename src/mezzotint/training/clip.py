@@ -155,7 +155,8 @@ class CLIPTask:
         with workers.agreed():  # Before the processes meet for the contrast: one may find a picture broken.
             pixels = self._pictures.pixels(paired).to(device)
         coloured = max(1, len(paired) - round(self._grey * len(paired)))
-        shares = torch.rand(len(paired) - coloured, 3, generator=generator).log()  # Evenly among all that make 1.
+        # Made to sum to 1 these are even among all that do.
+        shares = torch.empty(len(paired) - coloured, 3).exponential_(generator=generator)
         pixels[coloured:] = without_colours(pixels[coloured:], shares / shares.sum(dim=1, keepdim=True))
         vision = network.clip.vision_model(normalise(pixels), hidden_states=True)
         if not isinstance(self._pictures, StillLife):

@@ -96,15 +96,15 @@ def test_a_membrane_is_what_is_fixed_and_the_mean_of_its_neighbours_elsewhere() 
 
 
 def test_what_is_told_of_a_mask_leaves_its_edge_alone() -> None:
-    pixels, mask = torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48)
-    pixels[..., :20] = 0.5
-    mask[..., 8:24, 0:16] = 0.3  # Up to the picture's border, which is no edge.
-    mask[..., 4:7, 30:44] = 1.0  # Too thin to have an inside.
+    pixels, mask = torch.zeros(1, 3, 64, 96), torch.zeros(1, 1, 64, 96)
+    pixels[..., :40] = 0.5
+    mask[..., 8:48, 0:32] = 0.3  # Up to the picture's border, which is no edge.
+    mask[..., 4:7, 60:84] = 1.0  # Too thin to have an inside.
     damaged = torch.where(mask > 0, torch.ones_like(pixels), pixels)
     told, inner = canvas.inset(damaged, mask, 4)
     wanted = torch.zeros_like(mask)
-    wanted[..., 12:20, 0:12] = 1
-    wanted[..., 4:7, 30:44] = 1
+    wanted[..., 12:44, 0:28] = 1
+    wanted[..., 4:7, 60:84] = 1
     assert torch.equal(inner, wanted)
     outside, between = mask == 0, (mask > 0) & (inner == 0)
     assert torch.equal(told * outside, pixels * outside)
@@ -112,6 +112,25 @@ def test_what_is_told_of_a_mask_leaves_its_edge_alone() -> None:
     everything = canvas.inset(damaged, torch.ones_like(mask), 4)
     assert torch.equal(everything[0], damaged)
     assert everything[1].all()
+
+
+@pytest.mark.parametrize("side", [8, 9, 12, 16, 17, 20])
+def test_something_is_told_of_a_small_mask_wherever_it_is(side: int) -> None:
+    """A U-Net is told every eighth pixel."""
+    for left, top in ((left, top) for left in range(8) for top in range(8)):
+        mask = torch.zeros(1, 1, 48, 48)
+        mask[..., 8 + top : 8 + top + side, 8 + left : 8 + left + side] = 1
+        assert canvas.inset(torch.zeros(1, 3, 48, 48), mask, 4)[1][..., ::8, ::8].any()
+
+
+def test_a_masks_edge_is_left_alone_where_it_is_not_straight_too() -> None:
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    away, turn = torch.hypot(x - 48, y - 48), torch.atan2(y - 48, x - 48)
+    for mask in (away < 30, (x - 48).abs() + (y - 48).abs() < 36, away < 30 + 2 * torch.sin(20 * turn)):
+        inner = canvas.inset(torch.zeros(1, 3, 96, 96), mask[None, None].float(), 4)[1][0, 0] > 0
+        grown = F.max_pool2d(inner[None, None].float(), 9, 1, 4)[0, 0] > 0
+        assert (grown <= mask).all()
+        assert inner.sum() > 0.4 * mask.sum()
 
 
 def test_a_place_of_the_latent_is_drawn_where_any_pixel_is() -> None:

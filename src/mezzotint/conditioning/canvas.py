@@ -162,11 +162,11 @@ def inset(pixels: Tensor, mask: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """Pixels [1 3 H W] and a mask [1 1 H W] that begins so many pixels further in, where smooth colours lie between.
 
     What is drawn by them leaves the mask's edge alone, so nothing that stands there is cut. The picture's border is no
-    edge, and parts that are too thin for it stay as they are.
+    edge. Parts that are not four times as thick, away from any that are, stay as they are: little would be left.
     """
     masked = (mask > 0).to(mask)
-    inner = 1 - _grown(1 - masked, reach)
-    inner = torch.maximum(inner, masked - masked * _grown(inner, reach))
+    core = 1 - _grown(1 - masked, 2 * reach)
+    inner = torch.maximum(_grown(core, reach), masked - masked * _grown(core, 4 * reach))
     return torch.where(masked > inner, filled(pixels, masked), pixels), inner
 
 

@@ -111,7 +111,7 @@ def test_a_caption_tells_of_all_solids_inside_the_mask_and_of_no_other(
     for row, caption in captions.items():
         scene = pictures.scene(int(index[row]))
         held = [solid for k, solid in enumerate(scene.solids) if _holds(masks[row, 0], boxes[row, k].tolist())]
-        assert caption == (repr(replace(scene, solids=tuple(held))) if held else "")
+        assert caption.text == (repr(replace(scene, solids=tuple(held))) if held else "")
         fewer += len(held) < len(scene.solids)
         several += len(held) > 1
     assert fewer > 5

@@ -43,7 +43,8 @@ from mezzotint.training.clip import (
 )
 from mezzotint.training.data import Folder, Pictures, StillLife
 from mezzotint.training.decoder import DecoderTask, Redraw, windows
-from mezzotint.training.unet import OFF, DenoiserTask, LatentCache, Segment, level_shares, trained
+from mezzotint.training.latents import LatentCache
+from mezzotint.training.unet import OFF, DenoiserTask, Segment, level_shares, trained
 from mezzotint.training.vae import AutoencoderTask, psnr, random_crops, reconstruction_loss, row_errors, standardise
 from mezzotint.training.walks import Walks
 from mezzotint.types import Conditioning, UserError

@@ -22,6 +22,7 @@ from mezzotint.world.scene import (
     gather,
     is_held_out,
     random_scenes,
+    recoloured,
 )
 
 
@@ -119,6 +120,38 @@ def test_solids_of_one_name_have_one_tint_in_a_scene():
     alike = scenes.present[:, 1] & (scenes.colour[:, 0] == scenes.colour[:, 1])
     assert alike.sum() > 20
     assert torch.equal(scenes.tint[alike, 0], scenes.tint[alike, 1])
+
+
+def test_other_colours_change_nothing_else_and_are_none_that_is_held_out():
+    scenes = random_scenes(600, 11, tinted=0.5)
+    other = recoloured(scenes, 3)
+    for field in fields(scenes):
+        if field.name not in ("colour", "tint", "clear"):
+            assert torch.equal(getattr(other, field.name), getattr(scenes, field.name))
+    named = replace(other, clear=torch.ones_like(other.clear))
+    assert not any(is_held_out(scene.solids) for scene in named.describe())
+    changed = ((other.colour != scenes.colour) & scenes.present).any(dim=1)
+    assert changed.float().mean() > 0.98
+    assert torch.equal(recoloured(scenes, 3).colour, other.colour)
+    assert not torch.equal(recoloured(scenes, 4).colour, other.colour)
+
+
+def test_colours_are_exchanged_with_their_tints_or_new_and_without():
+    scenes = random_scenes(600, 11, tinted=0.5)
+    other = recoloured(scenes, 3)
+    exchanged = 0
+    for row in range(600):
+        here = scenes.present[row]
+        colours = [sorted(each.colour[row, here].tolist()) for each in (scenes, other)]
+        tints = [sorted(each.tint[row, here].sum(dim=1).tolist()) for each in (scenes, other)]
+        if colours[0] != colours[1]:
+            assert not other.tint[row, here].any()
+            assert other.clear[row, here].all()
+        else:
+            assert tints[0] == tints[1]
+            assert sorted(scenes.clear[row, here].tolist()) == sorted(other.clear[row, here].tolist())
+            exchanged += not torch.equal(other.colour[row, here], scenes.colour[row, here])
+    assert exchanged > 50
 
 
 def test_every_shape_has_one_colour_that_training_never_sees():

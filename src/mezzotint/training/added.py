@@ -25,11 +25,13 @@ from mezzotint.training.data import StillLife
 from mezzotint.training.fit import channels_last
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts, SayingTask
+from mezzotint.training.latents import Recoloured
 from mezzotint.training.run import Run
 from mezzotint.training.sight import SightTask
 from mezzotint.training.truth import SceneTruth
 from mezzotint.training.unet import DenoiserTask, trained, trained_reader
 from mezzotint.types import UserError
+from mezzotint.vae.codec import Codec
 
 
 def train_classifier(run: Run) -> None:
@@ -95,6 +97,7 @@ def train_hints(run: Run) -> None:
         focus=recipe.focus,
         middle=recipe.middle,
         hints=Hints(recipe.names, pictures, truth, codec),
+        recoloured=_recoloured(run, "hints", recipe.recoloured, codec),
         cache=run.latents("hints"),
     )
     network = run.fit("hints", task, recipe.fit)
@@ -139,6 +142,7 @@ def train_image_prompt(run: Run) -> None:
         focus=recipe.focus,
         middle=recipe.middle,
         prompts=PicturePrompts(taught, pictures, recipe.picture_dropout),
+        recoloured=_recoloured(run, "image_prompt", recipe.recoloured, codec),
         cache=run.latents("image_prompt"),
     )
     network = run.fit("image_prompt", task, recipe.fit)
@@ -146,6 +150,13 @@ def train_image_prompt(run: Run) -> None:
         layers = trained(network).unet.pictures
         assert layers is not None
         save_image_prompts(trained_reader(network), layers, run.stage("image_prompt"))
+
+
+def _recoloured(run: Run, stage: str, share: float, codec: Codec) -> Recoloured | None:
+    """What is noised in other colours in a stage, if anything; of a folder of pictures nobody knows them in others."""
+    if share == 0 or run.pictures_from is not None:
+        return None
+    return Recoloured(run.still_life(other_colours=True), share, codec, run.latents(stage) / "recoloured")
 
 
 def train_sight(run: Run) -> None:

@@ -13,7 +13,8 @@ from mezzotint.denoise.classifier_config import ClassifierConfig
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.training.cells import Cells
 from mezzotint.training.data import StillLife
-from mezzotint.training.unet import LatentCache, level_shares, low_and_high, spread_levels
+from mezzotint.training.latents import LatentCache
+from mezzotint.training.unet import level_shares, low_and_high, spread_levels
 from mezzotint.vae.codec import Codec
 from mezzotint.world.scene import Scenes
 

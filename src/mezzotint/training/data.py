@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from mezzotint.store.pictures import check_picture, read_colours
 from mezzotint.types import UserError
 from mezzotint.world.captions import Told, outright, tell
 from mezzotint.world.render import render
-from mezzotint.world.scene import COLOURS, SHAPES, Scene, Scenes, joined, random_scenes
+from mezzotint.world.scene import COLOURS, SHAPES, Scene, Scenes, joined, random_scenes, recoloured
 
 
 class Pictures(Protocol):
@@ -54,13 +55,27 @@ class StillLife:
     SEED = 2
     """Another number for every change of the world: it is in the names of files, so that none is taken for new."""
 
-    def __init__(self, folder: Path, count: int, size: int, seed: int = SEED, tinted: float = 0.0) -> None:
-        """`tinted` as for `random_scenes`."""
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        size: int,
+        seed: int = SEED,
+        tinted: float = 0.0,
+        *,
+        other_colours: bool = False,
+    ) -> None:
+        """`tinted` as for `random_scenes`; `other_colours`: whether the same scenes come `recoloured`."""
         self.size, self.count, self.seed = size, count, seed
         self.identity = f"still life: {count} scenes of {size} pixels, seed {seed}"
         if tinted > 0:
             self.identity += f", {tinted:g} tinted"
-        shards = [self.shard(folder, size, seed, *each, tinted=tinted) for each in self.shards(count)]
+        if other_colours:
+            self.identity += ", in other colours"
+        shards = [
+            self.shard(folder, size, seed, *each, tinted=tinted, other_colours=other_colours)
+            for each in self.shards(count)
+        ]
         self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
         self.scenes = joined([scenes for _, scenes in shards]).take(slice(count))
         """All of them, unmirrored."""
@@ -68,7 +83,11 @@ class StillLife:
         """Which shapes come in which colours in any of them, [S K]."""
         self.seen[self.scenes.shape[self.scenes.present], self.scenes.colour[self.scenes.present]] = True
         self._shares: dict[tuple[int, int], Tensor] = {}
-        self._told = [*self.scenes.describe(), *self.scenes.mirrored().describe()]
+
+    @cached_property
+    def _described(self) -> list[Scene]:
+        """By their places."""
+        return [*self.scenes.describe(), *self.scenes.mirrored().describe()]
 
     @classmethod
     def shards(cls, count: int) -> list[tuple[int, int]]:
@@ -77,12 +96,23 @@ class StillLife:
 
     @classmethod
     def shard(
-        cls, folder: Path, size: int, seed: int, number: int, rows: int = SHARD, *, tinted: float = 0.0
+        cls,
+        folder: Path,
+        size: int,
+        seed: int,
+        number: int,
+        rows: int = SHARD,
+        *,
+        tinted: float = 0.0,
+        other_colours: bool = False,
     ) -> tuple[Path, Scenes]:
         """The file of pictures [rows 3 size size] uint8 and the scenes of one shard; rendered if it is not there."""
-        scenes = random_scenes(rows, seed * 1_000_003 + number, tinted=tinted)
+        own = seed * 1_000_003 + number
+        scenes = random_scenes(rows, own, tinted=tinted)
         small = "" if rows == cls.SHARD else f"-of-{rows}"
         other = f"-tinted-{tinted:g}" if tinted > 0 else ""
+        if other_colours:
+            scenes, other = recoloured(scenes, own), f"{other}-recoloured"
         file = folder / f"still-life-{size}-{seed}-{number:03d}{small}{other}.npy"
         if not file.exists():
             make_folder(folder)
@@ -140,7 +170,7 @@ class StillLife:
 
     def scene(self, place: int) -> Scene:
         """The scene at a place."""
-        return self._told[place]
+        return self._described[place]
 
     def captions(self, index: Tensor, seed: int) -> list[str]:
         """As `Pictures.captions`."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.training.data import Pictures
-from mezzotint.training.unet import LatentCache
+from mezzotint.training.latents import LatentCache
 from mezzotint.training.vae import lively_corners, psnr, row_errors
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec

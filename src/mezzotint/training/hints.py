@@ -18,7 +18,7 @@ from mezzotint.pipeline.start import inpainting
 from mezzotint.training.data import StillLife
 from mezzotint.training.truth import SceneTruth
 from mezzotint.vae.codec import Codec
-from mezzotint.world.captions import tell
+from mezzotint.world.captions import NOTHING, Told, tell
 
 ALONE = 0.6
 """Share of pictures that are told one hint; the others are told each by the toss of a coin, and one at least."""
@@ -41,7 +41,7 @@ class Beside:
     """[B S h w]."""
     weight: Tensor
     """[B 1 h w], of every place's error; its mean is 1 in each picture."""
-    captions: dict[int, str]
+    captions: dict[int, Told]
     """By row."""
 
 
@@ -61,7 +61,7 @@ class Hints:
         told = self._told(len(index), generator)
         chooser = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
         truth = Truth(self._pictures.pixels(index), self._truth.depth(index), self._truth.solid(index))
-        captions: dict[int, str] = {}
+        captions: dict[int, Told] = {}
         parts: list[Tensor] = []
         weight = torch.ones(len(index), 1, *size)
         for place, name in enumerate(self.names):
@@ -71,7 +71,7 @@ class Hints:
                 part = torch.zeros(len(index), channels(name), *size)
                 if len(rows) > 0:
                     mask, said = self._masks(index[rows], chooser)
-                    captions |= {int(rows[row]): text for row, text in said.items()}
+                    captions |= {int(rows[row]): told for row, told in said.items()}
                     part[rows] = inpainting(self._codec, truth.pixels[rows], mask).cpu()
                     counts = OUTSIDE + (1 - OUTSIDE) * latent_mask(mask, self._codec.factor)
                     weight[rows] = counts / counts.mean(dim=(2, 3), keepdim=True)
@@ -89,10 +89,10 @@ class Hints:
         some = one | (torch.rand(count, len(self.names), generator=generator) < 0.5)
         return torch.where(torch.rand(count, 1, generator=generator) < ALONE, one, some)
 
-    def _masks(self, index: Tensor, chooser: random.Random) -> tuple[Tensor, dict[int, str]]:
+    def _masks(self, index: Tensor, chooser: random.Random) -> tuple[Tensor, dict[int, Told]]:
         """Masks [B 1 H W] of 0 and 1, and captions of what is inside, by row."""
         side, boxes = self._pictures.size, self._truth.boxes(index)
-        masks, captions = torch.zeros(len(index), 1, side, side), dict[int, str]()
+        masks, captions = torch.zeros(len(index), 1, side, side), dict[int, Told]()
         for row, place in enumerate(index.tolist()):
             scene = self._pictures.scene(place)
             solids = scene.solids
@@ -104,7 +104,7 @@ class Hints:
             chosen = [number for number in range(len(solids)) if _holds(masks[row, 0], boxes[row, number].tolist())]
             if chooser.random() < PARTIAL:
                 inside = replace(scene, solids=tuple(solids[number] for number in chosen))
-                captions[row] = tell(inside, chooser, whole=len(chosen) == len(solids)).text if chosen else ""
+                captions[row] = tell(inside, chooser, whole=len(chosen) == len(solids)) if chosen else NOTHING
         return masks, captions
 
 

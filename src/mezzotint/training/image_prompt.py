@@ -100,10 +100,10 @@ class PicturePrompts:
         reader.tower.requires_grad_(False)
         self._pictures, self._dropout = pictures, dropout
 
-    def __call__(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The tokens [B 1 T D] of the pictures at these places [B], and their weights [B 1]."""
+    def __call__(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The tokens [B 1 T D] of the pictures at these places [B], their weights [B 1], and which are shown [B]."""
         device = next(self.reader.parameters()).device
         hidden = torch.rand(len(index), generator=generator) < self._dropout
         seen = _shown(self.reader, self._pictures, index)
         tokens = torch.where(hidden.to(device)[:, None, None], self.reader.nothing(), seen)
-        return tokens[:, None], torch.ones(len(index), 1, device=device)
+        return tokens[:, None], torch.ones(len(index), 1, device=device), ~hidden

@@ -80,11 +80,15 @@ class Run:
         """What the run learns from; of several processes each renders its share."""
         if self.pictures_from is not None:
             return Folder(self.pictures_from, self.recipe.size)
+        return self.still_life()
+
+    def still_life(self, *, other_colours: bool = False) -> StillLife:
+        """The recipe's scenes, or the same in other colours, rendered as above."""
         folder, size, scenes, tinted = self.folder / "data", self.recipe.size, self.recipe.scenes, self.recipe.tinted
         for number, rows in StillLife.shards(scenes)[workers.rank() :: workers.count()]:
-            StillLife.shard(folder, size, StillLife.SEED, number, rows, tinted=tinted)
+            StillLife.shard(folder, size, StillLife.SEED, number, rows, tinted=tinted, other_colours=other_colours)
         workers.wait()
-        return StillLife(folder, scenes, size, tinted=tinted)
+        return StillLife(folder, scenes, size, tinted=tinted, other_colours=other_colours)
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""

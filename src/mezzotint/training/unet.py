@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,22 +16,18 @@ from mezzotint.conditioning.text import AnyTextModel, TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
 from mezzotint.denoise.unet import UNet
 from mezzotint.noise.parameterisation import scalings
-from mezzotint.store.beside import make_folder
-from mezzotint.training import workers
 from mezzotint.training.cells import Cells
 from mezzotint.training.clip import ReadOut, read_back, truth_told
 from mezzotint.training.data import Pictures, StillLife
-from mezzotint.training.digest import digest
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts
+from mezzotint.training.latents import LatentCache, Recoloured
 from mezzotint.training.walks import Walks
 from mezzotint.types import Conditioning
 from mezzotint.vae.codec import Codec
-from mezzotint.world.captions import Told
+from mezzotint.world.captions import NOTHING, Told
 from mezzotint.world.scene import COLOURS, SHAPES
 
-NOTHING = Told("", (), "any")
-"""What a caption says that is not shown."""
 FOCUS_SIGMA = 2.0
 """Where shapes are decided: the middle of the levels that focus is on, for latents of variance 1."""
 OFF = 0.1
@@ -48,52 +43,6 @@ def level_shares(sigmas: Tensor, focus: float, middle: float = FOCUS_SIGMA, brea
     lognormal = torch.special.ndtr((sigmas.double() / middle).log() / breadth)
     even = torch.arange(1, len(sigmas) + 1) / len(sigmas)
     return focus * lognormal + (1 - focus) * even
-
-
-class LatentCache:
-    """The latents of pictures, each encoded when it is first asked for and kept in half precision.
-
-    In a folder they are files that several processes share and a resumed run finds again: latents-DIGEST.f16, the
-    latents [N z h w], and latents-DIGEST.known, a byte a picture, 1 where it is encoded. The digest is that of the
-    autoencoder and of what the pictures are; files of another are removed.
-    """
-
-    def __init__(self, pictures: Pictures, codec: Codec, folder: Path | None = None) -> None:
-        self._pictures, self._codec = pictures, codec
-        side = pictures.size // codec.factor
-        shape = (len(pictures), codec.channels, side, side)
-        if folder is None:
-            self._latents = torch.zeros(shape, dtype=torch.float16)
-            self._known = torch.zeros(len(pictures), dtype=torch.uint8)
-        else:
-            make_folder(folder)
-            stem = f"latents-{_digest(pictures, codec)}"
-            values, known = folder / f"{stem}.f16", folder / f"{stem}.known"
-            if workers.leads():
-                for other in set(folder.glob("latents*")) - {values, known}:
-                    other.unlink()
-            count = math.prod(shape)
-            self._latents = torch.from_file(str(values), shared=True, size=count, dtype=torch.float16).view(shape)
-            self._known = torch.from_file(str(known), shared=True, size=len(pictures), dtype=torch.uint8)
-
-    def __call__(self, index: Tensor) -> Tensor:
-        """Latents [B z h w], fp32, of the pictures at these places [B]."""
-        new = index[self._known[index] == 0].unique()
-        if len(new) > 0:
-            self._latents[new] = self._codec.encode(self._pictures.pixels(new)).to(self._latents)
-            self._known[new] = 1
-        return self._latents[index].float()
-
-
-def _digest(pictures: Pictures, codec: Codec) -> str:
-    """A short name for what latents depend on, which the decoder is no part of."""
-    autoencoder = codec.autoencoder
-    encoder = (
-        (name, tensor)
-        for name, tensor in autoencoder.state_dict().items()
-        if not name.startswith(("decoder.", "post_quant_conv."))
-    )
-    return digest(f"{pictures.identity}\n{autoencoder.config}", encoder)
 
 
 class Segment(Cells):
@@ -193,6 +142,7 @@ class DenoiserTask:
         read: float = 0.0,
         hints: Hints | None = None,
         prompts: PicturePrompts | None = None,
+        recoloured: Recoloured | None = None,
         walks: Walks | None = None,
         walked: float = 0.0,
         held: float = 0.0,
@@ -202,9 +152,9 @@ class DenoiserTask:
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
         levels drawn around the sigma `middle`, `breadth` wide (`level_shares`); `learns_text`: whether the
         conditioner's text encoder is trained too; `read`: the weight of reading the scene back out of its tokens, if
-        so; `hints`: what lies beside the latents; `prompts`: what pictures are shown as prompts; `walks`: states that a
-        share `walked` of every batch are; `held`: above this sigma, unless it is 0, other pictures' truth is what the
-        denoiser says now; `cache`: a folder for latents.
+        so; `hints`: what lies beside the latents; `prompts`: what pictures are shown as prompts; `recoloured`: what
+        is noised in colours that it has not; `walks`: states that a share `walked` of every batch are; `held`: above
+        this sigma, unless it is 0, other pictures' truth is what the denoiser says now; `cache`: a folder for latents.
         """
         known = isinstance(pictures, StillLife)
         self.network = _Trained(
@@ -217,7 +167,7 @@ class DenoiserTask:
         self.network.to(next(denoiser.parameters()).device)
         self._denoiser, self._conditioner, self._pictures = denoiser, conditioner, pictures
         self._dropout, self._segment, self._read = caption_dropout, segment, read
-        self._hints, self._prompts = hints, prompts
+        self._hints, self._prompts, self._recoloured = hints, prompts, recoloured
         self._walks, self._walked = walks, walked
         self._held = held
         self._before = copy.deepcopy(denoiser).requires_grad_(False) if held > 0 else None
@@ -235,7 +185,7 @@ class DenoiserTask:
         if self._walks is not None:
             index = torch.cat([self._walks.place[chosen], index[own:]])
         seed = int(torch.randint(2**31, (1,), generator=generator))
-        captions = self._pictures.captions(index, seed)
+        said = self._told(index, seed)
         dropped = (torch.rand(len(index), generator=generator) < self._dropout).tolist()
         spatial, weight = None, 1.0
         with torch.no_grad():
@@ -243,19 +193,25 @@ class DenoiserTask:
                 with torch.autocast(device.type, enabled=False):
                     beside = self._hints(index, generator)
                 spatial, weight = beside.spatial.to(device), beside.weight.to(device)
-                captions = [beside.captions.get(row, caption) for row, caption in enumerate(captions)]
+                said = [beside.captions.get(row, whole) for row, whole in enumerate(said)]
+            said = [NOTHING if d else each for each, d in zip(said, dropped, strict=True)]
             with torch.autocast(device.type, enabled=False):  # What is learned from stays in 32 bits.
                 x0 = self._latents(index[own:])
         with torch.set_grad_enabled(self.network.text is not None and torch.is_grad_enabled()):
-            tokens = self._conditioner(["" if d else c for c, d in zip(captions, dropped, strict=True)]).sequence
+            tokens = self._conditioner([each.text for each in said]).sequence
         sigma, spread = spread_levels(self._sigmas, self._shares, len(index) - own, generator)
         noise = torch.randn(x0.shape, generator=generator)
-        x = x0 + sigma.to(x0)[:, None, None, None] * noise
-        x0, x, sigma = x0.to(device), x.to(device), sigma.float().to(device)
         told = Conditioning(sequence=tokens, spatial=spatial)
+        coloured = torch.tensor([each.coloured for each in said])
         if self._prompts is not None:
-            shown, weights = self._prompts(index, generator)
-            told = replace(told, pictures=shown, weights=weights)
+            pictures, weights, shown = self._prompts(index, generator)
+            told, coloured = replace(told, pictures=pictures, weights=weights), coloured | shown
+        noised, other = x0, torch.zeros(len(x0), dtype=torch.bool)
+        if self._recoloured is not None:
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                noised, other = self._recoloured(x0, index[own:], sigma, coloured[own:], generator)
+        x = noised + sigma.to(x0)[:, None, None, None] * noise
+        x0, x, sigma = x0.to(device), x.to(device), sigma.float().to(device)
         x0 = self._as_before(x0, x, sigma, told, own)
         if self._walks is not None:
             own_walks = (self._walks.truth, self._walks.state, self._walks.sigma)
@@ -271,16 +227,23 @@ class DenoiserTask:
         loss, figures = error.mean(), low_and_high(error[own:], spread)
         if own > 0:
             figures["walked"] = error[:own].mean().detach()
+        if other.any():
+            figures["recoloured"] = error[own:][other.to(device)].mean().detach()
         if segment is not None and isinstance(self._pictures, StillLife):
             cells = self._pictures.cells(index[own:], x0.shape[-1])
             named = segment.loss(features[0][own:], *(part.to(device) for part in (*cells, self._pictures.seen)))
             loss, figures = loss + self._segment * named, {**figures, "segment": named.detach()}
         if read_out is not None and isinstance(self._pictures, StillLife) and tokens is not None:
-            said = [NOTHING if d else t for t, d in zip(self._pictures.told(index, seed), dropped, strict=True)]
             truth = {name: kinds.to(device) for name, kinds in truth_told(said).items()}
             read, slots = read_back(read_out, tokens[:, 0], tokens[:, -1], truth)  # [CLS] stands for all.
             loss, figures = loss + self._read * read, {**figures, "text_slots": slots}
         return loss, figures
+
+    def _told(self, index: Tensor, seed: int) -> list[Told]:
+        """A caption for each of the pictures at these places [B], and what is known of what it says."""
+        if isinstance(self._pictures, StillLife):
+            return self._pictures.told(index, seed)
+        return [replace(NOTHING, text=caption) for caption in self._pictures.captions(index, seed)]
 
     def _own(self, count: int, generator: torch.Generator) -> tuple[int, Tensor]:
         """How many of a batch are states of walks, and which."""

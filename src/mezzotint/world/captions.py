@@ -65,6 +65,15 @@ class Told:
     solids: tuple[Solid, ...]
     order: str
 
+    @property
+    def coloured(self) -> bool:
+        """Whether it tells the colour of every solid, and of one at least."""
+        return bool(self.solids) and all(solid.colour for solid in self.solids)
+
+
+NOTHING = Told("", (), "any")
+"""No caption."""
+
 
 def tell(scene: Scene, chooser: random.Random, *, whole: bool = True) -> Told:
     """One caption of the scene, chosen by `chooser`; `whole` is False if there are solids that the scene leaves out."""

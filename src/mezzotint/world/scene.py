@@ -216,6 +216,38 @@ def _tinted(scenes: Scenes, share: float, seed: int) -> Scenes:
     )
 
 
+TRIES = 12
+"""How often other colours are drawn for a scene."""
+
+
+def recoloured(scenes: Scenes, seed: int) -> Scenes:
+    """The same scenes in other colours, a pure function of the arguments: their own, exchanged, or any.
+
+    Training may see them as they are then; where a few tries find no such colours a scene stays as it is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found, missing = scenes, torch.ones(len(scenes), dtype=torch.bool)
+    for _ in range(TRIES):
+        drawn = torch.rand(scenes.colour.shape, generator=generator)
+        order = drawn.masked_fill(~scenes.present, 2.0).argsort(dim=1)
+        own = (torch.rand(len(scenes), generator=generator) < 0.5)[:, None]
+        colour = torch.where(
+            own, scenes.colour.gather(1, order), torch.randint(len(COLOURS), order.shape, generator=generator)
+        )
+        pairs = replace(scenes, colour=colour, clear=torch.ones_like(scenes.clear)).describe()
+        seen = torch.tensor([not is_held_out(scene.solids) for scene in pairs])
+        good = (missing & seen & ((colour != scenes.colour) & scenes.present).any(dim=1))[:, None]
+        tint = torch.where(own[..., None], torch.take_along_dim(scenes.tint, order[..., None], dim=1), 0.0)
+        found = replace(
+            found,
+            colour=torch.where(good, colour, found.colour),
+            tint=torch.where(good[..., None], tint, found.tint),
+            clear=torch.where(good, scenes.clear.gather(1, order) | ~own, found.clear),
+        )
+        missing &= ~good[:, 0]
+    return found
+
+
 COUNT_SHARES = (0.24, 0.36, 0.22, 0.18)
 """How often one, two, three and four solids stand on the table."""
 ALIKE_SHARE = 0.35

@@ -1,0 +1,89 @@
+"""What pictures are in latent space: their own latents, and those of the same scene in other colours."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mezzotint.store.beside import make_folder
+from mezzotint.training import workers
+from mezzotint.training.data import Pictures, StillLife
+from mezzotint.training.digest import digest
+from mezzotint.vae.codec import Codec
+
+
+class LatentCache:
+    """The latents of pictures, each encoded when it is first asked for and kept in half precision.
+
+    In a folder they are files that several processes share and a resumed run finds again: latents-DIGEST.f16, the
+    latents [N z h w], and latents-DIGEST.known, a byte a picture, 1 where it is encoded. The digest is that of the
+    autoencoder and of what the pictures are; files of another are removed.
+    """
+
+    def __init__(self, pictures: Pictures, codec: Codec, folder: Path | None = None) -> None:
+        self._pictures, self._codec = pictures, codec
+        side = pictures.size // codec.factor
+        shape = (len(pictures), codec.channels, side, side)
+        if folder is None:
+            self._latents = torch.zeros(shape, dtype=torch.float16)
+            self._known = torch.zeros(len(pictures), dtype=torch.uint8)
+        else:
+            make_folder(folder)
+            stem = f"latents-{_digest(pictures, codec)}"
+            values, known = folder / f"{stem}.f16", folder / f"{stem}.known"
+            if workers.leads():
+                for other in set(folder.glob("latents*")) - {values, known}:
+                    other.unlink()
+            count = math.prod(shape)
+            self._latents = torch.from_file(str(values), shared=True, size=count, dtype=torch.float16).view(shape)
+            self._known = torch.from_file(str(known), shared=True, size=len(pictures), dtype=torch.uint8)
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Latents [B z h w], fp32, of the pictures at these places [B]."""
+        new = index[self._known[index] == 0].unique()
+        if len(new) > 0:
+            self._latents[new] = self._codec.encode(self._pictures.pixels(new)).to(self._latents)
+            self._known[new] = 1
+        return self._latents[index].float()
+
+
+class Recoloured:
+    """Has some pictures noised in colours that they have not, where what they are told says which they have.
+
+    While a picture is drawn its noisy latent shows what the U-Net made of the words before, and so a colour that was
+    guessed wrong stays. A U-Net that has learned from such pictures takes colours from what it is told.
+    """
+
+    LEAST = 1.2
+    """Only above this sigma: below it there is a picture already, and none could be painted over."""
+
+    def __init__(self, pictures: StillLife, share: float, codec: Codec, cache: Path) -> None:
+        """`pictures` are the scenes that are learned from, in other colours; `share` of those that may be are noised;
+        `cache` is a folder for their latents.
+        """
+        self._latents, self._share = LatentCache(pictures, codec, cache), share
+
+    def __call__(
+        self, x0: Tensor, index: Tensor, sigma: Tensor, told: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """What is noised to sigmas [B] in the place of x0 [B z h w], the pictures at places [B]; and which rows differ.
+
+        `told` [B] bool says of which all colours are told.
+        """
+        other = told & (sigma > self.LEAST) & (torch.rand(len(index), generator=generator) < self._share)
+        rows = other.nonzero()[:, 0]
+        return (x0 if len(rows) == 0 else x0.index_copy(0, rows, self._latents(index[rows]))), other
+
+
+def _digest(pictures: Pictures, codec: Codec) -> str:
+    """A short name for what latents depend on, which the decoder is no part of."""
+    autoencoder = codec.autoencoder
+    encoder = (
+        (name, tensor)
+        for name, tensor in autoencoder.state_dict().items()
+        if not name.startswith(("decoder.", "post_quant_conv."))
+    )
+    return digest(f"{pictures.identity}\n{autoencoder.config}", encoder)

@@ -56,14 +56,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_colours_are_the_same_scenes_in_other_files(tmp_path: Path):
-    own, other = StillLife(tmp_path, 6, SIZE), StillLife(tmp_path, 6, SIZE, other_colours=True)
+@pytest.mark.parametrize("disguise", [("colour",), ("colour", "shape")])
+def test_scenes_in_disguise_lie_in_other_files(tmp_path: Path, disguise: tuple[str, ...]):
+    own, other = StillLife(tmp_path, 6, SIZE), StillLife(tmp_path, 6, SIZE, disguise=disguise)
     assert own.identity != other.identity
     drawn = render(gather([other.scene(place) for place in range(6)]), SIZE).pixels
     assert (other.pixels(torch.arange(6)) - drawn).abs().max() <= 0.5 / 127.5 + 1e-6
     for place in range(12):
         here, there = own.scene(place), other.scene(place)
-        assert [(solid.shape, solid.x) for solid in here.solids] == [(solid.shape, solid.x) for solid in there.solids]
+        assert [(solid.size, solid.x) for solid in here.solids] == [(solid.size, solid.x) for solid in there.solids]
         assert here.solids != there.solids
     assert torch.equal(StillLife(tmp_path, 6, SIZE).pixels(torch.arange(12)), own.pixels(torch.arange(12)))
 

@@ -1,4 +1,4 @@
-"""Pictures noised in colours that they have not."""
+"""Pictures noised as others than they are."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.training.data import StillLife
-from mezzotint.training.latents import LatentCache, Recoloured
+from mezzotint.training.latents import Disguised, LatentCache
 from mezzotint.training.unet import DenoiserTask
 from mezzotint.types import Conditioning
 
-COUNT, SIZE = 16, 16
+COUNT, SIZE, LEAST = 16, 16, 1.2
 
 
 class Pooled:
@@ -50,7 +50,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> StillLife:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> StillLife:
-    return StillLife(tmp_path_factory.mktemp("data"), COUNT, SIZE, other_colours=True)
+    return StillLife(tmp_path_factory.mktemp("data"), COUNT, SIZE, disguise=("colour",))
 
 
 CODEC: Any = Pooled()
@@ -61,17 +61,17 @@ def test_above_a_level_and_where_colours_are_told_some_are_noised_in_others(
     own: StillLife, other: StillLife, tmp_path: Path
 ):
     x0, twins = LatentCache(own, CODEC)(INDEX), LatentCache(other, CODEC)(INDEX)
-    sigma = torch.where(INDEX % 2 == 0, Recoloured.LEAST + 0.1, Recoloured.LEAST - 0.1)
+    sigma = torch.where(INDEX % 2 == 0, LEAST + 0.1, LEAST - 0.1)
     told = INDEX < 8
     generator = torch.Generator().manual_seed(0)
-    noised, which = Recoloured(other, 1.0, CODEC, tmp_path)(x0, INDEX, sigma, told, generator)
+    noised, which = Disguised(other, 1.0, LEAST, CODEC, tmp_path)(x0, INDEX, sigma, told, generator)
     assert which.tolist() == (told & (INDEX % 2 == 0)).tolist()
     assert torch.equal(noised, torch.where(which[:, None, None, None], twins, x0))
     assert not torch.equal(noised, x0)
-    none, which = Recoloured(other, 0.0, CODEC, tmp_path)(x0, INDEX, sigma, told, generator)
+    none, which = Disguised(other, 0.0, LEAST, CODEC, tmp_path)(x0, INDEX, sigma, told, generator)
     assert torch.equal(none, x0)
     assert not which.any()
-    half = Recoloured(other, 0.5, CODEC, tmp_path)
+    half = Disguised(other, 0.5, LEAST, CODEC, tmp_path)
     shares = [half(x0, INDEX, sigma + 1, INDEX >= 0, generator)[1].float().mean() for _ in range(50)]
     assert torch.stack(shares).mean() == pytest.approx(0.5, abs=0.07)  # Four deviations.
 
@@ -101,23 +101,23 @@ def test_what_is_noised_is_another_and_what_is_learned_its_own(
         own,
         caption_dropout=dropout,
         prompts=Shows() if shown else None,  # pyright: ignore
-        recoloured=Recoloured(other, 1.0, CODEC, tmp_path),
+        disguised=Disguised(other, 1.0, LEAST, CODEC, tmp_path),
     )
     x0, twins = LatentCache(own, CODEC)(INDEX), LatentCache(other, CODEC)(INDEX)
     chance = torch.Generator().manual_seed(3)
     loss, figures = task.loss(INDEX, chance)
     seed = int(torch.randint(2**31, (1,), generator=torch.Generator().manual_seed(3)))
-    told = torch.tensor([each.coloured for each in own.told(INDEX, seed)])
+    told = torch.tensor([each.tells(("colour",)) for each in own.told(INDEX, seed)])
     assert 0 < told.sum() < COUNT
     told = told if dropout == 0 else (INDEX % 2 == 0) & shown
     # Divided by sigma the noise is of variance 1: what is left of either picture tells which it is.
-    high = watched.sigma > Recoloured.LEAST
+    high = watched.sigma > LEAST
     plain: Any = DenoiserTask(watched, tells, CODEC, own, caption_dropout=dropout)  # pyright: ignore
     before = watched.x
     plain.loss(INDEX, torch.Generator().manual_seed(3))
     moved = (before - watched.x).flatten(1)
     expected = torch.where((told & high)[:, None], (twins - x0).flatten(1), 0.0)
     assert torch.allclose(moved, expected, atol=2e-3)
-    assert ("recoloured" in figures) == bool((told & high).any())
+    assert ("disguised" in figures) == bool((told & high).any())
     assert (len([text for text in said if text]) == 0) == (dropout == 1)
     assert loss > 0

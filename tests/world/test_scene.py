@@ -19,10 +19,10 @@ from mezzotint.world.scene import (
     Scene,
     Scenes,
     Solid,
+    disguised,
     gather,
     is_held_out,
     random_scenes,
-    recoloured,
 )
 
 
@@ -122,23 +122,29 @@ def test_solids_of_one_name_have_one_tint_in_a_scene():
     assert torch.equal(scenes.tint[alike, 0], scenes.tint[alike, 1])
 
 
-def test_other_colours_change_nothing_else_and_are_none_that_is_held_out():
+@pytest.mark.parametrize("attributes", [("colour",), ("shape",), ("colour", "shape")])
+def test_a_disguise_changes_what_it_says_and_shows_nothing_held_out(attributes: tuple[str, ...]):
     scenes = random_scenes(600, 11, tinted=0.5)
-    other = recoloured(scenes, 3)
+    other = disguised(scenes, 3, attributes)
+    may = {*attributes, *(("tint", "clear") if "colour" in attributes else ())}
     for field in fields(scenes):
-        if field.name not in ("colour", "tint", "clear"):
+        if field.name not in may:
             assert torch.equal(getattr(other, field.name), getattr(scenes, field.name))
     named = replace(other, clear=torch.ones_like(other.clear))
     assert not any(is_held_out(scene.solids) for scene in named.describe())
-    changed = ((other.colour != scenes.colour) & scenes.present).any(dim=1)
-    assert changed.float().mean() > 0.98
-    assert torch.equal(recoloured(scenes, 3).colour, other.colour)
-    assert not torch.equal(recoloured(scenes, 4).colour, other.colour)
+    changed = [((getattr(other, name) != getattr(scenes, name)) & scenes.present).any(dim=1) for name in attributes]
+    assert torch.stack(changed).any(dim=0).float().mean() > 0.98
+    if len(attributes) == 2:  # Either alone, and both.
+        for one, two in ((True, False), (False, True), (True, True)):
+            assert ((changed[0] == one) & (changed[1] == two)).float().mean() > 0.2
+    assert torch.equal(disguised(scenes, 3, attributes).colour, other.colour)
+    again = disguised(scenes, 4, attributes)
+    assert any(not torch.equal(getattr(again, name), getattr(other, name)) for name in attributes)
 
 
 def test_colours_are_exchanged_with_their_tints_or_new_and_without():
     scenes = random_scenes(600, 11, tinted=0.5)
-    other = recoloured(scenes, 3)
+    other = disguised(scenes, 3, ("colour",))
     exchanged = 0
     for row in range(600):
         here = scenes.present[row]
@@ -147,8 +153,7 @@ def test_colours_are_exchanged_with_their_tints_or_new_and_without():
         if colours[0] != colours[1]:
             assert not other.tint[row, here].any()
             assert other.clear[row, here].all()
-        else:
-            assert tints[0] == tints[1]
+        elif tints[0] == tints[1]:
             assert sorted(scenes.clear[row, here].tolist()) == sorted(other.clear[row, here].tolist())
             exchanged += not torch.equal(other.colour[row, here], scenes.colour[row, here])
     assert exchanged > 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -25,13 +26,16 @@ from mezzotint.training.data import StillLife
 from mezzotint.training.fit import channels_last
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts, SayingTask
-from mezzotint.training.latents import Recoloured
+from mezzotint.training.latents import Disguised
 from mezzotint.training.run import Run
 from mezzotint.training.sight import SightTask
 from mezzotint.training.truth import SceneTruth
 from mezzotint.training.unet import DenoiserTask, trained, trained_reader
 from mezzotint.types import UserError
 from mezzotint.vae.codec import Codec
+
+COLOURS_DECIDED, SHAPES_DECIDED = 1.2, 2.0
+"""The sigmas down to which colours and shapes are still decided while a picture is drawn."""
 
 
 def train_classifier(run: Run) -> None:
@@ -97,7 +101,7 @@ def train_hints(run: Run) -> None:
         focus=recipe.focus,
         middle=recipe.middle,
         hints=Hints(recipe.names, pictures, truth, codec),
-        recoloured=_recoloured(run, "hints", recipe.recoloured, codec),
+        disguised=_disguised(run, "hints", recipe.disguised, codec, ("colour",), COLOURS_DECIDED),
         cache=run.latents("hints"),
     )
     network = run.fit("hints", task, recipe.fit)
@@ -142,7 +146,7 @@ def train_image_prompt(run: Run) -> None:
         focus=recipe.focus,
         middle=recipe.middle,
         prompts=PicturePrompts(taught, pictures, recipe.picture_dropout),
-        recoloured=_recoloured(run, "image_prompt", recipe.recoloured, codec),
+        disguised=_disguised(run, "image_prompt", recipe.disguised, codec, ("colour", "shape"), SHAPES_DECIDED),
         cache=run.latents("image_prompt"),
     )
     network = run.fit("image_prompt", task, recipe.fit)
@@ -152,11 +156,13 @@ def train_image_prompt(run: Run) -> None:
         save_image_prompts(trained_reader(network), layers, run.stage("image_prompt"))
 
 
-def _recoloured(run: Run, stage: str, share: float, codec: Codec) -> Recoloured | None:
-    """What is noised in other colours in a stage, if anything; of a folder of pictures nobody knows them in others."""
+def _disguised(
+    run: Run, stage: str, share: float, codec: Codec, attributes: Sequence[str], least: float
+) -> Disguised | None:
+    """What is noised as another in a stage, if anything; of a folder of pictures nobody knows them in a disguise."""
     if share == 0 or run.pictures_from is not None:
         return None
-    return Recoloured(run.still_life(other_colours=True), share, codec, run.latents(stage) / "recoloured")
+    return Disguised(run.still_life(attributes), share, least, codec, run.latents(stage) / "disguised")
 
 
 def train_sight(run: Run) -> None:

@@ -23,7 +23,7 @@ from mezzotint.store.pictures import check_picture, read_colours
 from mezzotint.types import UserError
 from mezzotint.world.captions import Told, outright, tell
 from mezzotint.world.render import render
-from mezzotint.world.scene import COLOURS, SHAPES, Scene, Scenes, joined, random_scenes, recoloured
+from mezzotint.world.scene import COLOURS, SHAPES, Scene, Scenes, disguised, joined, random_scenes
 
 
 class Pictures(Protocol):
@@ -62,19 +62,17 @@ class StillLife:
         size: int,
         seed: int = SEED,
         tinted: float = 0.0,
-        *,
-        other_colours: bool = False,
+        disguise: Sequence[str] = (),
     ) -> None:
-        """`tinted` as for `random_scenes`; `other_colours`: whether the same scenes come `recoloured`."""
-        self.size, self.count, self.seed = size, count, seed
+        """`tinted` as for `random_scenes`; `disguise`: attributes in which the same scenes come `disguised`."""
+        self.size, self.count, self.seed, self.disguise = size, count, seed, tuple(disguise)
         self.identity = f"still life: {count} scenes of {size} pixels, seed {seed}"
         if tinted > 0:
             self.identity += f", {tinted:g} tinted"
-        if other_colours:
-            self.identity += ", in other colours"
+        if disguise:
+            self.identity += f", other {' and '.join(disguise)}"
         shards = [
-            self.shard(folder, size, seed, *each, tinted=tinted, other_colours=other_colours)
-            for each in self.shards(count)
+            self.shard(folder, size, seed, *each, tinted=tinted, disguise=disguise) for each in self.shards(count)
         ]
         self._pixels = [np.load(file, mmap_mode="r") for file, _ in shards]
         self.scenes = joined([scenes for _, scenes in shards]).take(slice(count))
@@ -104,15 +102,15 @@ class StillLife:
         rows: int = SHARD,
         *,
         tinted: float = 0.0,
-        other_colours: bool = False,
+        disguise: Sequence[str] = (),
     ) -> tuple[Path, Scenes]:
         """The file of pictures [rows 3 size size] uint8 and the scenes of one shard; rendered if it is not there."""
         own = seed * 1_000_003 + number
         scenes = random_scenes(rows, own, tinted=tinted)
         small = "" if rows == cls.SHARD else f"-of-{rows}"
         other = f"-tinted-{tinted:g}" if tinted > 0 else ""
-        if other_colours:
-            scenes, other = recoloured(scenes, own), f"{other}-recoloured"
+        if disguise:
+            scenes, other = disguised(scenes, own, disguise), f"{other}-other-{'-'.join(disguise)}"
         file = folder / f"still-life-{size}-{seed}-{number:03d}{small}{other}.npy"
         if not file.exists():
             make_folder(folder)

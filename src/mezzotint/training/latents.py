@@ -1,4 +1,4 @@
-"""What pictures are in latent space: their own latents, and those of the same scene in other colours."""
+"""What pictures are in latent space: their own latents, and those of the same scenes disguised."""
 
 from __future__ import annotations
 
@@ -50,30 +50,29 @@ class LatentCache:
         return self._latents[index].float()
 
 
-class Recoloured:
-    """Has some pictures noised in colours that they have not, where what they are told says which they have.
+class Disguised:
+    """Has some pictures noised as if their solids were others, where all that is disguised is told.
 
     While a picture is drawn its noisy latent shows what the U-Net made of the words before, and so a colour that was
-    guessed wrong stays. A U-Net that has learned from such pictures takes colours from what it is told.
+    guessed wrong stays. A U-Net that has learned from such pictures takes it from what it is told.
     """
 
-    LEAST = 1.2
-    """Only above this sigma: below it there is a picture already, and none could be painted over."""
-
-    def __init__(self, pictures: StillLife, share: float, codec: Codec, cache: Path) -> None:
-        """`pictures` are the scenes that are learned from, in other colours; `share` of those that may be are noised;
-        `cache` is a folder for their latents.
+    def __init__(self, pictures: StillLife, share: float, least: float, codec: Codec, cache: Path) -> None:
+        """`pictures` are the scenes that are learned from, disguised; `share` of those that may be are noised, all
+        above the sigma `least`, for where there is a picture already none is painted over; `cache` is a folder for
+        their latents.
         """
-        self._latents, self._share = LatentCache(pictures, codec, cache), share
+        self.attributes = pictures.disguise
+        self._latents, self._share, self._least = LatentCache(pictures, codec, cache), share, least
 
     def __call__(
         self, x0: Tensor, index: Tensor, sigma: Tensor, told: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """What is noised to sigmas [B] in the place of x0 [B z h w], the pictures at places [B]; and which rows differ.
 
-        `told` [B] bool says of which all colours are told.
+        `told` [B] bool says of which the attributes are told.
         """
-        other = told & (sigma > self.LEAST) & (torch.rand(len(index), generator=generator) < self._share)
+        other = told & (sigma > self._least) & (torch.rand(len(index), generator=generator) < self._share)
         rows = other.nonzero()[:, 0]
         return (x0 if len(rows) == 0 else x0.index_copy(0, rows, self._latents(index[rows]))), other
 

@@ -82,13 +82,13 @@ class Run:
             return Folder(self.pictures_from, self.recipe.size)
         return self.still_life()
 
-    def still_life(self, *, other_colours: bool = False) -> StillLife:
-        """The recipe's scenes, or the same in other colours, rendered as above."""
+    def still_life(self, disguise: Sequence[str] = ()) -> StillLife:
+        """The recipe's scenes, or the same in a disguise, rendered as above."""
         folder, size, scenes, tinted = self.folder / "data", self.recipe.size, self.recipe.scenes, self.recipe.tinted
         for number, rows in StillLife.shards(scenes)[workers.rank() :: workers.count()]:
-            StillLife.shard(folder, size, StillLife.SEED, number, rows, tinted=tinted, other_colours=other_colours)
+            StillLife.shard(folder, size, StillLife.SEED, number, rows, tinted=tinted, disguise=disguise)
         workers.wait()
-        return StillLife(folder, scenes, size, tinted=tinted, other_colours=other_colours)
+        return StillLife(folder, scenes, size, tinted=tinted, disguise=disguise)
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""

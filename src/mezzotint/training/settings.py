@@ -225,8 +225,8 @@ class HintsRecipe:
     rank: int = 16
     """That of the changes to the U-Net's layers."""
     caption_dropout: float = 0.1
-    recoloured: float = 0.5
-    """Share of pictures that are noised in colours that they have not, where they are told (`latents.Recoloured`)."""
+    disguised: float = 0.5
+    """Share of pictures that are noised in other colours than they have, where those are told (`latents.Disguised`)."""
     focus: float = 0.85
     middle: float = 2.0
     """As in the U-Net's recipe."""
@@ -240,7 +240,7 @@ class HintsRecipe:
             raise UserError(
                 f"names is {list(self.names)} and rank {self.rank}: name hints, each once, and a rank above 0."
             )
-        shares = {name: getattr(self, name) for name in ("caption_dropout", "recoloured", "focus")}
+        shares = {name: getattr(self, name) for name in ("caption_dropout", "disguised", "focus")}
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise UserError(f"hints.{name} is {share}; it must be from 0 to 1.")
@@ -256,8 +256,8 @@ class ImagePromptRecipe:
     """Share of pictures whose caption is not told."""
     picture_dropout: float = 0.1
     """Share of pictures that are not shown."""
-    recoloured: float = 0.5
-    """As for hints."""
+    disguised: float = 0.5
+    """As for hints, and in other shapes."""
     segment: float = 2.0
     focus: float = 0.85
     middle: float = 3.0
@@ -268,7 +268,7 @@ class ImagePromptRecipe:
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers that cannot be."""
-        shares = {name: getattr(self, name) for name in ("caption_dropout", "picture_dropout", "recoloured", "focus")}
+        shares = {name: getattr(self, name) for name in ("caption_dropout", "picture_dropout", "disguised", "focus")}
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise UserError(f"image_prompt.{name} is {share}; it must be from 0 to 1.")

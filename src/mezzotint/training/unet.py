@@ -21,7 +21,7 @@ from mezzotint.training.clip import ReadOut, read_back, truth_told
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.training.hints import Hints
 from mezzotint.training.image_prompt import PicturePrompts
-from mezzotint.training.latents import LatentCache, Recoloured
+from mezzotint.training.latents import Disguised, LatentCache
 from mezzotint.training.walks import Walks
 from mezzotint.types import Conditioning
 from mezzotint.vae.codec import Codec
@@ -142,7 +142,7 @@ class DenoiserTask:
         read: float = 0.0,
         hints: Hints | None = None,
         prompts: PicturePrompts | None = None,
-        recoloured: Recoloured | None = None,
+        disguised: Disguised | None = None,
         walks: Walks | None = None,
         walked: float = 0.0,
         held: float = 0.0,
@@ -152,8 +152,8 @@ class DenoiserTask:
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
         levels drawn around the sigma `middle`, `breadth` wide (`level_shares`); `learns_text`: whether the
         conditioner's text encoder is trained too; `read`: the weight of reading the scene back out of its tokens, if
-        so; `hints`: what lies beside the latents; `prompts`: what pictures are shown as prompts; `recoloured`: what
-        is noised in colours that it has not; `walks`: states that a share `walked` of every batch are; `held`: above
+        so; `hints`: what lies beside the latents; `prompts`: what pictures are shown as prompts; `disguised`: what
+        is noised as another; `walks`: states that a share `walked` of every batch are; `held`: above
         this sigma, unless it is 0, other pictures' truth is what the denoiser says now; `cache`: a folder for latents.
         """
         known = isinstance(pictures, StillLife)
@@ -167,7 +167,7 @@ class DenoiserTask:
         self.network.to(next(denoiser.parameters()).device)
         self._denoiser, self._conditioner, self._pictures = denoiser, conditioner, pictures
         self._dropout, self._segment, self._read = caption_dropout, segment, read
-        self._hints, self._prompts, self._recoloured = hints, prompts, recoloured
+        self._hints, self._prompts, self._disguised = hints, prompts, disguised
         self._walks, self._walked = walks, walked
         self._held = held
         self._before = copy.deepcopy(denoiser).requires_grad_(False) if held > 0 else None
@@ -202,14 +202,15 @@ class DenoiserTask:
         sigma, spread = spread_levels(self._sigmas, self._shares, len(index) - own, generator)
         noise = torch.randn(x0.shape, generator=generator)
         told = Conditioning(sequence=tokens, spatial=spatial)
-        coloured = torch.tensor([each.coloured for each in said])
+        shown = torch.zeros(len(index), dtype=torch.bool)
         if self._prompts is not None:
             pictures, weights, shown = self._prompts(index, generator)
-            told, coloured = replace(told, pictures=pictures, weights=weights), coloured | shown
-        noised, other = x0, torch.zeros(len(x0), dtype=torch.bool)
-        if self._recoloured is not None:
+            told = replace(told, pictures=pictures, weights=weights)
+        noised, other = x0, shown[:0]
+        if self._disguised is not None:
+            known = torch.tensor([each.tells(self._disguised.attributes) for each in said]) | shown
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                noised, other = self._recoloured(x0, index[own:], sigma, coloured[own:], generator)
+                noised, other = self._disguised(x0, index[own:], sigma, known[own:], generator)
         x = noised + sigma.to(x0)[:, None, None, None] * noise
         x0, x, sigma = x0.to(device), x.to(device), sigma.float().to(device)
         x0 = self._as_before(x0, x, sigma, told, own)
@@ -228,7 +229,7 @@ class DenoiserTask:
         if own > 0:
             figures["walked"] = error[:own].mean().detach()
         if other.any():
-            figures["recoloured"] = error[own:][other.to(device)].mean().detach()
+            figures["disguised"] = error[own:][other.to(device)].mean().detach()
         if segment is not None and isinstance(self._pictures, StillLife):
             cells = self._pictures.cells(index[own:], x0.shape[-1])
             named = segment.loss(features[0][own:], *(part.to(device) for part in (*cells, self._pictures.seen)))

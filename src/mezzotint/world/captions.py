@@ -65,10 +65,9 @@ class Told:
     solids: tuple[Solid, ...]
     order: str
 
-    @property
-    def coloured(self) -> bool:
-        """Whether it tells the colour of every solid, and of one at least."""
-        return bool(self.solids) and all(solid.colour for solid in self.solids)
+    def tells(self, attributes: Sequence[str]) -> bool:
+        """Whether it tells these of every solid, and of one at least."""
+        return bool(self.solids) and all(getattr(solid, name) for solid in self.solids for name in attributes)
 
 
 NOTHING = Told("", (), "any")

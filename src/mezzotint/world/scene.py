@@ -37,8 +37,8 @@ HELD_OUT_PAIRS = frozenset(
 )
 """(shape, colour) never seen in training: every shape once."""
 
-TINT_SEED = 7_000_003
-"""Between the stream that draws scenes and that of their tints."""
+TINT_SEED, DISGUISE_SEED = 7_000_003, 9_000_011
+"""Between the stream that draws scenes and those of their tints and their disguises."""
 HELD_OUT_SHARE = 10
 """One in this many combinations of two or more solids is kept out of training."""
 
@@ -216,36 +216,52 @@ def _tinted(scenes: Scenes, share: float, seed: int) -> Scenes:
     )
 
 
+KINDS = {"colour": len(COLOURS), "shape": len(SHAPES)}
+"""What solids may be disguised in, and how many there are of each."""
 TRIES = 12
-"""How often other colours are drawn for a scene."""
+"""How often a disguise is drawn for a scene."""
 
 
-def recoloured(scenes: Scenes, seed: int) -> Scenes:
-    """The same scenes in other colours, a pure function of the arguments: their own, exchanged, or any.
+def disguised(scenes: Scenes, seed: int, attributes: Sequence[str]) -> Scenes:
+    """The same scenes with solids of other colours, shapes or both, as `attributes` name; a pure function of all three.
 
-    Training may see them as they are then; where a few tries find no such colours a scene stays as it is.
+    What changes in a scene is exchanged among its solids, or any. Training may see them as they are then; where a few
+    tries find no such scene it stays as it is.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + DISGUISE_SEED)
     found, missing = scenes, torch.ones(len(scenes), dtype=torch.bool)
     for _ in range(TRIES):
-        drawn = torch.rand(scenes.colour.shape, generator=generator)
-        order = drawn.masked_fill(~scenes.present, 2.0).argsort(dim=1)
-        own = (torch.rand(len(scenes), generator=generator) < 0.5)[:, None]
-        colour = torch.where(
-            own, scenes.colour.gather(1, order), torch.randint(len(COLOURS), order.shape, generator=generator)
-        )
-        pairs = replace(scenes, colour=colour, clear=torch.ones_like(scenes.clear)).describe()
-        seen = torch.tensor([not is_held_out(scene.solids) for scene in pairs])
-        good = (missing & seen & ((colour != scenes.colour) & scenes.present).any(dim=1))[:, None]
-        tint = torch.where(own[..., None], torch.take_along_dim(scenes.tint, order[..., None], dim=1), 0.0)
-        found = replace(
-            found,
-            colour=torch.where(good, colour, found.colour),
-            tint=torch.where(good[..., None], tint, found.tint),
-            clear=torch.where(good, scenes.clear.gather(1, order) | ~own, found.clear),
-        )
-        missing &= ~good[:, 0]
+        drawn = _disguise(scenes, attributes, generator)
+        named = replace(drawn, clear=torch.ones_like(drawn.clear)).describe()
+        seen = torch.tensor([not is_held_out(scene.solids) for scene in named])
+        differs = torch.stack([getattr(drawn, name) != getattr(scenes, name) for name in attributes]).any(dim=0)
+        good = missing & seen & (differs & scenes.present).any(dim=1)
+        found = _where(good, drawn, found)
+        missing &= ~good
     return found
+
+
+def _disguise(scenes: Scenes, attributes: Sequence[str], generator: torch.Generator) -> Scenes:
+    """One try for every scene."""
+    size = scenes.present.shape
+    exchanged = (torch.rand(size[0], generator=generator) < 0.5)[:, None]
+    some = torch.randint(1, 2 ** len(attributes), (size[0],), generator=generator)[:, None]
+    for bit, name in enumerate(attributes):
+        order = torch.rand(size, generator=generator).masked_fill(~scenes.present, 2.0).argsort(dim=1)
+        anew = torch.randint(KINDS[name], size, generator=generator)
+        values = {name: torch.where(exchanged, getattr(scenes, name).gather(1, order), anew)}
+        if name == "colour":  # Tints go with their colours, and new ones have none.
+            tint = torch.take_along_dim(scenes.tint, order[..., None], dim=1)
+            values["tint"] = torch.where(exchanged[..., None], tint, 0.0)
+            values["clear"] = scenes.clear.gather(1, order) | ~exchanged
+        scenes = _where((some >> bit & 1 > 0)[:, 0], replace(scenes, **values), scenes)
+    return scenes
+
+
+def _where(rows: Tensor, one: Scenes, other: Scenes) -> Scenes:
+    """The scenes of one at these rows, [B] bools, and of the other elsewhere."""
+    index = torch.where(rows, 0, len(rows)) + torch.arange(len(rows))
+    return joined([one, other]).take(index)
 
 
 COUNT_SHARES = (0.24, 0.36, 0.22, 0.18)

@@ -11,7 +11,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from mezzotint.world import captions
-from mezzotint.world.captions import Told, outright, tell
+from mezzotint.world.captions import NOTHING, Told, outright, tell
 from mezzotint.world.scene import COLOURS, MATERIALS, SHAPES, SIZES, Scene, Solid, random_scenes
 from mezzotint.world.style import plural
 from mezzotint.world.words import (
@@ -405,3 +405,25 @@ def test_every_name_has_words():
     tables = (SHAPE_WORDS, COLOUR_WORDS, SIZE_WORDS, MATERIAL_WORDS)
     flat = [word for table in tables for some in table.values() for word in some]
     assert len(flat) == len(set(flat))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "order", "attributes", "expected"),
+    [
+        (Solid("cube", "red", x=1), Solid("cone", "blue", x=-1), "any", ("colour",), True),
+        (Solid("cube", "red", x=1), Solid("cone", "blue", x=-1), "any", ("colour", "shape"), False),
+        (Solid("cube", "red", x=1), Solid("cube", "blue", x=-1), "any", ("colour",), False),
+        (Solid("cube", "red", x=-1), Solid("cube", "blue", x=1), "any", ("colour",), True),
+        (Solid("cube", "red", x=1), Solid("cube", "blue", x=-1), "deep", ("colour",), True),
+        (Solid("cube", "red", x=1), Solid("cube", "red", x=-1), "any", ("colour", "shape"), True),
+        (Solid("cube", "red", "small", x=1), Solid("cube", "blue", "large", x=-1), "any", ("colour",), True),
+        (Solid("cube", "", x=-1), Solid("cone", "blue", x=1), "any", ("colour",), False),
+        (Solid("", "red", x=-1), Solid("cone", "blue", x=1), "any", ("colour",), True),
+        (Solid("", "red", x=-1), Solid("cone", "blue", x=1), "any", ("colour", "shape"), False),
+    ],
+)
+def test_whether_a_caption_tells_which_has_what(
+    first: Solid, second: Solid, order: str, attributes: tuple[str, ...], expected: bool
+):
+    assert Told("", (first, second), order).tells(attributes) is expected
+    assert not NOTHING.tells(attributes)

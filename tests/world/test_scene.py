@@ -148,14 +148,15 @@ def test_colours_are_exchanged_with_their_tints_or_new_and_without():
     exchanged = 0
     for row in range(600):
         here = scenes.present[row]
-        colours = [sorted(each.colour[row, here].tolist()) for each in (scenes, other)]
-        tints = [sorted(each.tint[row, here].sum(dim=1).tolist()) for each in (scenes, other)]
-        if colours[0] != colours[1]:
-            assert not other.tint[row, here].any()
-            assert other.clear[row, here].all()
-        elif tints[0] == tints[1]:
-            assert sorted(scenes.clear[row, here].tolist()) == sorted(other.clear[row, here].tolist())
+
+        def looks(each: Scenes, row: int = row, here: torch.Tensor = here) -> list[tuple[int, list[float], bool]]:
+            columns = (each.colour[row, here], each.tint[row, here], each.clear[row, here])
+            return sorted(zip(*(column.tolist() for column in columns), strict=True))
+
+        if looks(other) == looks(scenes):
             exchanged += not torch.equal(other.colour[row, here], scenes.colour[row, here])
+        else:
+            assert all(tint == [0, 0, 0] and clear for _, tint, clear in looks(other))
     assert exchanged > 50
 
 

@@ -162,7 +162,9 @@ def _disguised(
     """What is noised as another in a stage, if anything; of a folder of pictures nobody knows them in a disguise."""
     if share == 0 or run.pictures_from is not None:
         return None
-    return Disguised(run.still_life(attributes), share, least, codec, run.latents(stage) / "disguised")
+    return Disguised(
+        run.still_life(attributes), share, least, codec, run.latents(stage) / f"other-{'-'.join(attributes)}"
+    )
 
 
 def train_sight(run: Run) -> None:

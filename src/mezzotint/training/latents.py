@@ -58,23 +58,21 @@ class Disguised:
     """
 
     def __init__(self, pictures: StillLife, share: float, least: float, codec: Codec, cache: Path) -> None:
-        """`pictures` are the scenes that are learned from, disguised; `share` of those that may be are noised, all
-        above the sigma `least`, for where there is a picture already none is painted over; `cache` is a folder for
-        their latents.
+        """`pictures` are the scenes that are learned from, disguised; `share` is that of the pictures noised above the
+        sigma `least` and told enough that are noised so: below it there is a picture already, and none is painted over;
+        `cache` is a folder for their latents.
         """
         self.attributes = pictures.disguise
         self._latents, self._share, self._least = LatentCache(pictures, codec, cache), share, least
 
-    def __call__(
-        self, x0: Tensor, index: Tensor, sigma: Tensor, told: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """What is noised to sigmas [B] in the place of x0 [B z h w], the pictures at places [B]; and which rows differ.
+    def __call__(self, x0: Tensor, index: Tensor, sigma: Tensor, told: Tensor, generator: torch.Generator) -> Tensor:
+        """What is noised to sigmas [B] in the place of x0 [B z h w], the pictures at places [B].
 
         `told` [B] bool says of which the attributes are told.
         """
-        other = told & (sigma > self._least) & (torch.rand(len(index), generator=generator) < self._share)
-        rows = other.nonzero()[:, 0]
-        return (x0 if len(rows) == 0 else x0.index_copy(0, rows, self._latents(index[rows]))), other
+        toss = torch.rand(len(index), generator=generator) < self._share
+        rows = (told & toss & (sigma > self._least)).nonzero()[:, 0]
+        return x0 if len(rows) == 0 else x0.index_copy(0, rows, self._latents(index[rows]))
 
 
 def _digest(pictures: Pictures, codec: Codec) -> str:

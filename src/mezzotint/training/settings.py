@@ -226,7 +226,7 @@ class HintsRecipe:
     """That of the changes to the U-Net's layers."""
     caption_dropout: float = 0.1
     disguised: float = 0.5
-    """Share of pictures that are noised in other colours than they have, where those are told (`latents.Disguised`)."""
+    """Share of the pictures noised above sigma 1.2, and told in all their colours, that are noised in others."""
     focus: float = 0.85
     middle: float = 2.0
     """As in the U-Net's recipe."""
@@ -257,7 +257,7 @@ class ImagePromptRecipe:
     picture_dropout: float = 0.1
     """Share of pictures that are not shown."""
     disguised: float = 0.5
-    """As for hints, and in other shapes."""
+    """As for hints, but above sigma 2, and in other shapes too."""
     segment: float = 2.0
     focus: float = 0.85
     middle: float = 3.0

@@ -206,11 +206,11 @@ class DenoiserTask:
         if self._prompts is not None:
             pictures, weights, shown = self._prompts(index, generator)
             told = replace(told, pictures=pictures, weights=weights)
-        noised, other = x0, shown[:0]
+        noised = x0
         if self._disguised is not None:
             known = torch.tensor([each.tells(self._disguised.attributes) for each in said]) | shown
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                noised, other = self._disguised(x0, index[own:], sigma, known[own:], generator)
+                noised = self._disguised(x0, index[own:], sigma, known[own:], generator)
         x = noised + sigma.to(x0)[:, None, None, None] * noise
         x0, x, sigma = x0.to(device), x.to(device), sigma.float().to(device)
         x0 = self._as_before(x0, x, sigma, told, own)
@@ -228,8 +228,6 @@ class DenoiserTask:
         loss, figures = error.mean(), low_and_high(error[own:], spread)
         if own > 0:
             figures["walked"] = error[:own].mean().detach()
-        if other.any():
-            figures["disguised"] = error[own:][other.to(device)].mean().detach()
         if segment is not None and isinstance(self._pictures, StillLife):
             cells = self._pictures.cells(index[own:], x0.shape[-1])
             named = segment.loss(features[0][own:], *(part.to(device) for part in (*cells, self._pictures.seen)))

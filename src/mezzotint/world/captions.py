@@ -49,6 +49,8 @@ from mezzotint.world.words import (
     WITH_IT,
 )
 
+SAID = ("shape", "colour", "size", "material")
+"""What is said of a solid."""
 UNEVEN = 0.15
 """How often one of several solids of different shapes is said with less than the others."""
 
@@ -66,8 +68,16 @@ class Told:
     order: str
 
     def tells(self, attributes: Sequence[str]) -> bool:
-        """Whether it tells these of every solid, and of one at least."""
-        return bool(self.solids) and all(getattr(solid, name) for solid in self.solids for name in attributes)
+        """Whether it tells these of every solid, and which solid it is that has them.
+
+        What else is said of solids may tell that, or their places: a list, too, goes from left to right.
+        """
+        if not self.solids or not all(getattr(solid, name) for solid in self.solids for name in attributes):
+            return False
+        kinds = [tuple(getattr(solid, name) for name in SAID) for solid in self.solids]
+        others = [tuple(getattr(solid, name) for name in SAID if name not in attributes) for solid in self.solids]
+        placed = self.order != "any" or all(a.x <= b.x for a, b in pairwise(self.solids))
+        return placed or len(set(others)) == len(set(kinds))
 
 
 NOTHING = Told("", (), "any")

@@ -229,15 +229,17 @@ def disguised(scenes: Scenes, seed: int, attributes: Sequence[str]) -> Scenes:
     tries find no such scene it stays as it is.
     """
     generator = torch.Generator().manual_seed(seed + DISGUISE_SEED)
-    found, missing = scenes, torch.ones(len(scenes), dtype=torch.bool)
+    found, missing = scenes, torch.arange(len(scenes))
     for _ in range(TRIES):
-        drawn = _disguise(scenes, attributes, generator)
+        own = scenes.take(missing)
+        drawn = _disguise(own, attributes, generator)
         named = replace(drawn, clear=torch.ones_like(drawn.clear)).describe()
-        seen = torch.tensor([not is_held_out(scene.solids) for scene in named])
-        differs = torch.stack([getattr(drawn, name) != getattr(scenes, name) for name in attributes]).any(dim=0)
-        good = missing & seen & (differs & scenes.present).any(dim=1)
-        found = _where(good, drawn, found)
-        missing &= ~good
+        seen = torch.tensor([not is_held_out(scene.solids) for scene in named], dtype=torch.bool)
+        differs = torch.stack([getattr(drawn, name) != getattr(own, name) for name in attributes]).any(dim=0)
+        good = seen & (differs & own.present).any(dim=1)
+        place = torch.arange(len(scenes))
+        place[missing[good]] = len(scenes) + good.nonzero()[:, 0]
+        found, missing = joined([found, drawn]).take(place), missing[~good]
     return found
 
 

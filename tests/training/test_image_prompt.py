@@ -227,7 +227,9 @@ def test_an_image_tower_for_a_model_that_has_none(debug_run: Path, tmp_path: Pat
     assert stored is not None
     tower = load_clip(run / "clip").vision_model.state_dict()
     kept = stored.conditioner().tower.vision_model.state_dict()
-    assert all(torch.allclose(kept[name], tensor, atol=2e-3) for name, tensor in tower.items())
+    moved = {name for name, tensor in tower.items() if not torch.allclose(kept[name], tensor, atol=2e-3)}
+    assert "embeddings.patch_embedding.weight" in moved  # It learns along, but for the last block, which is not read.
+    assert not any(name.startswith(("encoder.layers.0.", "post_layernorm.")) for name in moved)
     assert mezzotint.load(run / "model")(PROMPT, seed=1).tobytes() == mezzotint.load(start)(PROMPT, seed=1).tobytes()
 
 
@@ -248,6 +250,7 @@ def test_a_model_begun_from_goes_on_from_how_it_reads_pictures(model: Path, tmp_
     assert further is not None
     for kept, known in (
         (further.conditioner().projection, before.conditioner().projection),
+        (further.conditioner().tower, before.conditioner().tower),
         (further.layers(unet), before.layers(unet)),
     ):
         assert not all(torch.equal(a, b) for a, b in zip(kept.parameters(), known.parameters(), strict=True))

@@ -110,7 +110,7 @@ def train_hints(run: Run) -> None:
 
 
 def train_image_prompt(run: Run) -> None:
-    """What reads pictures as prompts, for a U-Net and an image tower that stay as they are.
+    """What reads pictures as prompts, for a U-Net that stays as it is.
 
     A run without an image tower of its own goes on from what the model begun from has, and so does one that has, if no
     words are to be said first.
@@ -134,7 +134,6 @@ def train_image_prompt(run: Run) -> None:
         reads = known.conditioner(run.device)
         taught = PictureConditioner(tower, reads.projection, looks=reads.looks)
         layers = known.layers(base)
-    taught.projection.requires_grad_(True)
     unet = with_modules(base, {"pictures": layers.requires_grad_(True)})
     task = DenoiserTask(
         channels_last(Denoiser(unet, schedule)),

@@ -1,11 +1,12 @@
 """Pictures as prompts are learned beside the words (Ye et al. 2023, IP-Adapter, arXiv 2308.06721, section 3.2).
 
-Every picture is shown itself: the U-Net and the image tower stay as they are, and what brings the tower's tokens to the
-U-Net is learned. Now and then a picture is not shown, for classifier-free guidance, and often its caption is not told,
-so that pictures are read in the place of words too.
+Every picture is shown itself: the U-Net stays as it is, and what brings the image tower's tokens to it is learned, with
+the tower, which has to tell what it was never asked to name. Now and then a picture is not shown, for classifier-free
+guidance, and often its caption is not told, so that pictures are read in the place of words too.
 
-Before that every token learns to say the word for what stands there, in the tokens that the U-Net reads already. That
-asks nothing of the U-Net, so it is quicker, and from tokens that mean nothing yet the U-Net's error tells little.
+Before that, by the tower as it is, every token learns to say the word for what stands there, in the tokens that the
+U-Net reads already. That asks nothing of the U-Net, so it is quicker, and from tokens that mean nothing yet the U-Net's
+error tells little.
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ class PicturePrompts:
     """What is shown of the pictures that are learned from."""
 
     def __init__(self, reader: PictureConditioner, pictures: Pictures, dropout: float) -> None:
-        """`reader` is what learns, but for its tower; `dropout` is the share of pictures that are not shown."""
+        """`reader` is what learns; `dropout` is the share of pictures that are not shown."""
         self.reader = reader
-        reader.tower.requires_grad_(False)
+        reader.requires_grad_(True)
         self._pictures, self._dropout = pictures, dropout
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ from mezzotint.store.png import read_provenance
 from mezzotint.text.tokenizer import Tokenizer
 from mezzotint.training.data import Folder, StillLife
 from mezzotint.training.fit import read_log
-from mezzotint.training.image_prompt import SayingTask
+from mezzotint.training.image_prompt import PicturePrompts, SayingTask
 from mezzotint.training.run import load_clip
 from mezzotint.types import ImagePrompt, Request, UserError
 from mezzotint.world.captions import up_to
@@ -221,13 +221,13 @@ def test_an_image_tower_for_a_model_that_has_none(debug_run: Path, tmp_path: Pat
     text = mezzotint.load(start).conditioner.text_model  # pyright: ignore[reportAttributeAccessIssue]
     own = load_clip(run / "clip").text_encoder()
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), text.parameters(), strict=True))
-    assert main(["train", "image_prompt", "debug", *settings]) == 0
+    assert main(["train", "image_prompt", "debug", "lr=1e-2", *settings]) == 0
     assert main(["train", "assemble", "debug", "--out", str(run), "--processes", "1"]) == 0
     stored = stored_in(run / "model" / "image_prompt")
     assert stored is not None
     tower = load_clip(run / "clip").vision_model.state_dict()
     kept = stored.conditioner().tower.vision_model.state_dict()
-    moved = {name for name, tensor in tower.items() if not torch.allclose(kept[name], tensor, atol=2e-3)}
+    moved = {name for name, tensor in tower.items() if not torch.allclose(kept[name], tensor, atol=1e-3)}
     assert "embeddings.patch_embedding.weight" in moved  # It learns along, but for the last block, which is not read.
     assert not any(name.startswith(("encoder.layers.0.", "post_layernorm.")) for name in moved)
     assert mezzotint.load(run / "model")(PROMPT, seed=1).tobytes() == mezzotint.load(start)(PROMPT, seed=1).tobytes()
@@ -256,6 +256,10 @@ def test_a_model_begun_from_goes_on_from_how_it_reads_pictures(model: Path, tmp_
         assert not all(torch.equal(a, b) for a, b in zip(kept.parameters(), known.parameters(), strict=True))
 
 
+def resampler(embed_dim: int, output_dim: int) -> ResamplerConfig:
+    return ResamplerConfig(embed_dim=embed_dim, width=16, output_dim=output_dim, heads=1)
+
+
 def test_a_resampler_goes_on_as_it_is(model: Path, tmp_path: Path) -> None:
     start, run = shutil.copytree(model, tmp_path / "start"), tmp_path / "run"
     (start / "mezzotint.json").unlink()  # It has the sums of what is another now.
@@ -263,10 +267,8 @@ def test_a_resampler_goes_on_as_it_is(model: Path, tmp_path: Path) -> None:
     assert own is not None
     unet = mezzotint.load(model).denoiser.unet
     tower = own.conditioner().tower
-    config = ResamplerConfig(
-        embed_dim=tower.config.hidden_size, width=16, output_dim=unet.config.cross_attention_dim, heads=1
-    )
-    save_image_prompts(PictureConditioner(tower, Resampler(config)), own.layers(unet), start / "image_prompt")
+    reads = Resampler(resampler(tower.config.hidden_size, unet.config.cross_attention_dim))
+    save_image_prompts(PictureConditioner(tower, reads), own.layers(unet), start / "image_prompt")
     given = ["--start", str(start), "--processes", "1", "--out", str(run)]
     assert main(["train", "image_prompt", "debug", "images=8", *given]) == 0
     after = stored_in(run / "image_prompt")
@@ -274,6 +276,28 @@ def test_a_resampler_goes_on_as_it_is(model: Path, tmp_path: Path) -> None:
     reader = after.conditioner()
     assert isinstance(reader.projection, Resampler)
     assert reader.looks == (WHOLE,)
+    assert alike(reader.tower, tower)
+
+
+def test_all_of_the_tower_that_is_read_learns_along(debug_run: Path, tmp_path: Path) -> None:
+    """Though it was fixed while its tokens learned to say words; not the last block and the projection."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = CLIPVisionModel(CLIPVisionConfig(image_size=SIZE, patch_size=8, projection_dim=8, **sizes))
+    still_life = StillLife(tmp_path, 2, SIZE)
+    for projection, learns in ((PerToken(32, 16), True), (Resampler(resampler(32, 16)), False)):
+        reader = PictureConditioner(tower, projection)
+        tokenizer = Tokenizer.from_folder(debug_run / "clip" / "tokenizer")
+        conditioner = TextConditioner(tokenizer, load_clip(debug_run / "clip").text_encoder())
+        SayingTask(reader, conditioner, still_life)
+        assert not any(parameter.requires_grad for parameter in tower.parameters())
+        tokens, _, _ = PicturePrompts(reader, still_life, 0.0)(torch.arange(2), torch.Generator().manual_seed(0))
+        (tokens * torch.randn(tokens.shape)).sum().backward()
+        moved = {name for name, parameter in tower.named_parameters() if parameter.grad is not None}
+        unread = ("vision_model.encoder.layers.1.", "vision_model.post_layernorm.", "visual_projection.")
+        read = {name for name, _ in tower.named_parameters() if not name.startswith(unread)}
+        assert moved == (read if learns else set())
+        assert all(parameter.grad is not None for parameter in projection.parameters())
+        tower.zero_grad(set_to_none=True)
 
 
 @pytest.mark.parametrize(("setting", "goes_on"), [("fit.seed=1", True), ("projection=8", True), ("patch=16", False)])

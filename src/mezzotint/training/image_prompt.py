@@ -1,10 +1,10 @@
 """Pictures as prompts are learned beside the words (Ye et al. 2023, IP-Adapter, arXiv 2308.06721, section 3.2).
 
-Every picture is shown itself: the U-Net stays as it is, and what brings the image tower's tokens to it is learned, with
-the tower, which has to tell what it was never asked to name. Now and then a picture is not shown, for classifier-free
-guidance, and often its caption is not told, so that pictures are read in the place of words too.
+Every picture is shown itself, and the U-Net stays as it is. What brings the image tower's tokens to it is learned, and
+the tower learns along, for it has to tell more than it was asked to name. Now and then a picture is not shown, for
+classifier-free guidance, and often its caption is not told, so that pictures are read in the place of words too.
 
-Before that, by the tower as it is, every token learns to say the word for what stands there, in the tokens that the
+Before that, with the tower fixed, every token learns to say the word for what stands there, in the tokens that the
 U-Net reads already. That asks nothing of the U-Net, so it is quicker, and from tokens that mean nothing yet the U-Net's
 error tells little.
 """
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mezzotint.conditioning.image_prompt import PictureConditioner
+from mezzotint.conditioning.image_prompt import PerToken, PictureConditioner
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.training.data import Pictures, StillLife
 from mezzotint.world.captions import up_to
@@ -96,9 +96,12 @@ class PicturePrompts:
     """What is shown of the pictures that are learned from."""
 
     def __init__(self, reader: PictureConditioner, pictures: Pictures, dropout: float) -> None:
-        """`reader` is what learns; `dropout` is the share of pictures that are not shown."""
+        """`reader` is what learns, its tower where every token is read as one (the others' may be large, and are not of
+        this world); `dropout` is the share of pictures that are not shown.
+        """
         self.reader = reader
-        reader.requires_grad_(True)
+        reader.projection.requires_grad_(True)
+        reader.tower.requires_grad_(isinstance(reader.projection, PerToken))
         self._pictures, self._dropout = pictures, dropout
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

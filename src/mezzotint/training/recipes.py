@@ -134,8 +134,8 @@ def still_life_128() -> Recipe:
     latent's own size alone, and half of that was kept. The classifier was trained in four goes, its learning rate
     zero after 90 000 and 154 000. What reads pictures as prompts is as its own mezzotint.json says: its image tower,
     another than that of these 360 000, saw 300 000 pictures by batches of 256 and 1 100 000 more by 64, half of
-    those grey and of the last 200 000 seven in ten, half of the scenes were tinted that it was read by, and at last it
-    learned with the U-Net, 64 000.
+    those grey and of the last 200 000 seven in ten, half of the scenes were tinted that it was read by, and last it
+    saw 64 000 by the error of the U-Net, which stayed as it was.
     """
     return Recipe(
         name="still-life-128",

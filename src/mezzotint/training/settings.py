@@ -250,7 +250,7 @@ class HintsRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePromptRecipe:
-    """What brings the image tower's tokens to a U-Net, which stays as it is, and the tower."""
+    """The image tower, which learns along, and what brings its tokens to a U-Net, which stays as it is."""
 
     caption_dropout: float = 0.75
     """Share of pictures whose caption is not told."""

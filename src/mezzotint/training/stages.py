@@ -87,7 +87,7 @@ def train_clip(run: Run) -> None:
     """The tokenizer, and both towers; for a model begun from, the image tower that goes with its text tower.
 
     The tower goes on from that by which the model reads pictures as prompts, if it has one of these sizes, and
-    loses some of what that learned by the U-Net's error.
+    may lose some of what that learned by the U-Net's error.
     """
     recipe = run.recipe.clip
     pictures = run.pictures()

@@ -85,6 +85,7 @@ def test_captions_are_a_pure_function_of_the_seed(pictures: StillLife):
     assert pictures.captions(index, 3) == pictures.captions(index, 3)
     assert pictures.captions(index, 3) != pictures.captions(index, 4)
     assert pictures.captions(index, 3) == [told.text for told in pictures.told(index, 3)]
+    assert pictures.told(index, 3, clear=1.0) == pictures.told(index, 3, clear=1.0) != pictures.told(index, 3)
 
 
 def test_shards_hold_no_more_than_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

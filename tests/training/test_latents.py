@@ -75,9 +75,11 @@ def test_above_a_level_and_where_colours_are_told_some_are_noised_in_others(
     assert shares.mean() == pytest.approx(0.5, abs=0.07)  # Four deviations.
 
 
-@pytest.mark.parametrize(("dropout", "shown"), [(0.0, False), (1.0, False), (1.0, True)])
+@pytest.mark.parametrize(
+    ("dropout", "clear", "shown"), [(0.0, 0.0, False), (0.0, 1.0, False), (1.0, 0.0, False), (1.0, 0.0, True)]
+)
 def test_what_is_noised_is_another_and_what_is_learned_its_own(
-    own: StillLife, other: StillLife, tmp_path: Path, dropout: float, shown: bool
+    own: StillLife, other: StillLife, tmp_path: Path, dropout: float, clear: float, shown: bool
 ):
     """Where a caption tells all colours or the picture itself is shown, and nowhere else."""
     watched = Watched()
@@ -99,6 +101,7 @@ def test_what_is_noised_is_another_and_what_is_learned_its_own(
         CODEC,
         own,
         caption_dropout=dropout,
+        clear=clear,
         prompts=Shows() if shown else None,  # pyright: ignore
         disguised=Disguised(other, 1.0, LEAST, CODEC, tmp_path),
     )
@@ -106,11 +109,14 @@ def test_what_is_noised_is_another_and_what_is_learned_its_own(
     chance = torch.Generator().manual_seed(3)
     loss, _ = task.loss(INDEX, chance)
     seed = int(torch.randint(2**31, (1,), generator=torch.Generator().manual_seed(3)))
-    told = torch.tensor([each.tells(("colour",)) for each in own.told(INDEX, seed)])
-    assert 0 < told.sum() < COUNT
+    captions = own.told(INDEX, seed, clear=clear)
+    assert dropout == 1 or said == [each.text for each in captions]
+    told = torch.tensor([each.tells(("colour",)) for each in captions])
+    assert told.any()
+    assert told.all() == (clear == 1)
     told = told if dropout == 0 else (INDEX % 2 == 0) & shown
     high, disguised = watched.sigma > LEAST, watched.x
-    plain: Any = DenoiserTask(watched, tells, CODEC, own, caption_dropout=dropout)  # pyright: ignore
+    plain: Any = DenoiserTask(watched, tells, CODEC, own, caption_dropout=dropout, clear=clear)  # pyright: ignore
     undisguised, _ = plain.loss(INDEX, torch.Generator().manual_seed(3))
     assert (told & high).any() or not told.any()
     moved = (disguised - watched.x).flatten(1)

@@ -146,6 +146,7 @@ def test_a_stage_s_own_settings_need_no_dots():
         ("unet.network.block_out_channels=['a', 'b']", "of the wrong kind"),
         ("unet.caption_dropout=1.5", "from 0 to 1"),
         ("hints.disguised=1.5", "hints.disguised is 1.5; it must be from 0 to 1"),
+        ("hints.clear=-1", "hints.clear is -1"),
         ("hints.middle=0", "hints.middle is 0.0; it must be above 0"),
         ("image_prompt.disguised=-0.5", "image_prompt.disguised is -0.5; it must be from 0 to 1"),
         ("unet.middle=0.0", "middle and breadth above 0"),

@@ -11,7 +11,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from mezzotint.world import captions
-from mezzotint.world.captions import NOTHING, Told, outright, tell
+from mezzotint.world.captions import NOTHING, Told, outright, tell, tell_clearly
 from mezzotint.world.scene import COLOURS, MATERIALS, SHAPES, SIZES, Scene, Solid, random_scenes
 from mezzotint.world.style import plural
 from mezzotint.world.words import (
@@ -427,3 +427,27 @@ def test_whether_a_caption_tells_which_has_what(
 ):
     assert Told("", (first, second), order).tells(attributes) is expected
     assert not NOTHING.tells(attributes)
+
+
+def test_what_is_told_clearly_is_told_of_every_solid():
+    chooser, tinted = random.Random(4), 0
+    scenes = [*random_scenes(300, 31).describe(), *random_scenes(100, 32, tinted=1.0).describe()]
+    seen: list[Told] = []
+    for scene in scenes:
+        told = tell_clearly(scene, chooser)
+        if all(solid.colour for solid in scene.solids):
+            seen.append(told)
+        else:
+            assert not told.tells(("colour",))
+            tinted += 1
+    assert tinted > 20
+    clear = [told for told in seen if told.tells(("colour",)) and all(solid.shape for solid in told.solids)]
+    assert len(clear) > 0.97 * len(seen)
+    by_chance = [tell(scene, chooser) for scene in scenes[:300] for _ in range(10)]
+
+    def backward(captions: list[Told]) -> float:
+        return sum("right to left" in told.text.lower() for told in captions) / len(captions)
+
+    assert backward(clear) > 2 * backward(by_chance) > 0
+    scene = scenes[0]
+    assert tell_clearly(scene, random.Random(1)) == tell_clearly(scene, random.Random(1))

@@ -98,6 +98,7 @@ def train_hints(run: Run) -> None:
         codec,
         pictures,
         caption_dropout=recipe.caption_dropout,
+        clear=recipe.clear,
         focus=recipe.focus,
         middle=recipe.middle,
         hints=Hints(recipe.names, pictures, truth, codec),

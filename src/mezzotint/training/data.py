@@ -21,7 +21,7 @@ from torch import Tensor
 from mezzotint.store.beside import file_beside, make_folder
 from mezzotint.store.pictures import check_picture, read_colours
 from mezzotint.types import UserError
-from mezzotint.world.captions import Told, outright, tell
+from mezzotint.world.captions import Told, outright, tell, tell_clearly
 from mezzotint.world.render import render
 from mezzotint.world.scene import COLOURS, SHAPES, Scene, Scenes, disguised, joined, random_scenes
 
@@ -157,10 +157,15 @@ class StillLife:
             self._shares[shard, side] = covered.mul(255).round().to(torch.uint8)
         return self._shares[shard, side]
 
-    def told(self, index: Tensor, seed: int) -> list[Told]:
-        """Captions with what they say, scene by scene."""
+    def told(self, index: Tensor, seed: int, *, clear: float = 0.0) -> list[Told]:
+        """Captions with what they say, scene by scene, a share `clear` of them as `tell_clearly` tells."""
         chooser = random.Random(seed)
-        return [tell(self.scene(i), chooser) for i in index.tolist()]
+        return [
+            tell_clearly(self.scene(i), chooser)
+            if clear > 0 and chooser.random() < clear
+            else tell(self.scene(i), chooser)
+            for i in index.tolist()
+        ]
 
     def outright(self, index: Tensor) -> list[str]:
         """What is said of each scene, `captions.outright`."""

@@ -225,7 +225,9 @@ class HintsRecipe:
     rank: int = 16
     """That of the changes to the U-Net's layers."""
     caption_dropout: float = 0.1
-    disguised: float = 0.5
+    clear: float = 0.7
+    """Share of the captions that tell which solid has which shape and colour, beside those that happen to."""
+    disguised: float = 0.3
     """Share of the pictures noised above sigma 1.2, and told in all their colours, that are noised in others."""
     focus: float = 0.85
     middle: float = 2.0
@@ -240,7 +242,7 @@ class HintsRecipe:
             raise UserError(
                 f"names is {list(self.names)} and rank {self.rank}: name hints, each once, and a rank above 0."
             )
-        shares = {name: getattr(self, name) for name in ("caption_dropout", "disguised", "focus")}
+        shares = {name: getattr(self, name) for name in ("caption_dropout", "clear", "disguised", "focus")}
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise UserError(f"hints.{name} is {share}; it must be from 0 to 1.")

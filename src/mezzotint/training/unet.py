@@ -134,6 +134,7 @@ class DenoiserTask:
         pictures: Pictures,
         *,
         caption_dropout: float = 0.1,
+        clear: float = 0.0,
         segment: float = 0.0,
         focus: float = 0.0,
         middle: float = FOCUS_SIGMA,
@@ -149,6 +150,7 @@ class DenoiserTask:
         cache: Path | None = None,
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
+        `clear`: that of captions that tell which solid has which shape and colour, beside those that happen to;
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
         levels drawn around the sigma `middle`, `breadth` wide (`level_shares`); `learns_text`: whether the
         conditioner's text encoder is trained too; `read`: the weight of reading the scene back out of its tokens, if
@@ -166,7 +168,7 @@ class DenoiserTask:
         )
         self.network.to(next(denoiser.parameters()).device)
         self._denoiser, self._conditioner, self._pictures = denoiser, conditioner, pictures
-        self._dropout, self._segment, self._read = caption_dropout, segment, read
+        self._dropout, self._clear, self._segment, self._read = caption_dropout, clear, segment, read
         self._hints, self._prompts, self._disguised = hints, prompts, disguised
         self._walks, self._walked = walks, walked
         self._held = held
@@ -241,7 +243,7 @@ class DenoiserTask:
     def _told(self, index: Tensor, seed: int) -> list[Told]:
         """A caption for each of the pictures at these places [B], and what is known of what it says."""
         if isinstance(self._pictures, StillLife):
-            return self._pictures.told(index, seed)
+            return self._pictures.told(index, seed, clear=self._clear)
         return [replace(NOTHING, text=caption) for caption in self._pictures.captions(index, seed)]
 
     def _own(self, count: int, generator: torch.Generator) -> tuple[int, Tensor]:

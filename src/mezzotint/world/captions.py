@@ -83,6 +83,12 @@ class Told:
 NOTHING = Told("", (), "any")
 """No caption."""
 
+TRIES = 12
+"""Captions among which a clear one is looked for; a third of them all are."""
+BACKWARD = 0.7
+"""How often one that goes from right to left is preferred: of all captions one in forty does."""
+FROM_THE_RIGHT = "right to left"
+
 
 def tell(scene: Scene, chooser: random.Random, *, whole: bool = True) -> Told:
     """One caption of the scene, chosen by `chooser`; `whole` is False if there are solids that the scene leaves out."""
@@ -118,6 +124,19 @@ def tell(scene: Scene, chooser: random.Random, *, whole: bool = True) -> Told:
     if chooser.random() < 0.25:
         text += chooser.choice((*ENDINGS, *NOTHING_ELSE) if whole else ENDINGS) if chooser.random() < 0.4 else "."
     return Told(text, tuple(style.said(solid) for solid in named), order)
+
+
+def tell_clearly(scene: Scene, chooser: random.Random) -> Told:
+    """A caption of the scene that tells the shape and colour of every solid, and which solid it is that has them.
+
+    It is any caption where none of several does, as of a tint that nobody would name.
+    """
+    drawn = [tell(scene, chooser) for _ in range(TRIES)]
+    clear = [each for each in drawn if each.tells(("colour",)) and all(solid.shape for solid in each.solids)]
+    backward = [each for each in clear if FROM_THE_RIGHT in each.text.lower()]
+    if backward and chooser.random() < BACKWARD:
+        return backward[0]
+    return (clear or drawn)[0]
 
 
 def _less_said(solids: Sequence[Solid], chooser: random.Random) -> list[Solid]:
@@ -261,7 +280,7 @@ def _told_across(phrases: list[str], style: Style) -> str:
     form = style.word(ROWS, OFTEN)
     if style.chooser.random() < 0.6:
         return form.format(row=style.listed(phrases))
-    return form.replace("left to right", "right to left").format(row=style.listed(phrases[::-1]))
+    return form.replace("left to right", FROM_THE_RIGHT).format(row=style.listed(phrases[::-1]))
 
 
 def _in_a_row(solids: Sequence[Solid]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import shutil
 from dataclasses import replace
 from io import BytesIO
@@ -21,7 +23,7 @@ from mezzotint.conditioning.hints import INPAINT, Truth, channels, hints
 from mezzotint.denoise.adapter import COLUMNS
 from mezzotint.pipeline.plan import plan
 from mezzotint.store.facts import read_facts
-from mezzotint.store.hints import load_hints
+from mezzotint.store.hints import load_hints, save_hints
 from mezzotint.store.pictures import located
 from mezzotint.store.png import read_provenance
 from mezzotint.training.data import StillLife
@@ -374,6 +376,12 @@ def test_thin_edges_of_a_large_map_are_edges() -> None:
     assert hints()["edges"].reads(faint, (4, 4)).unique().tolist() == [-1.0, 1.0]
 
 
+def test_a_silhouette_is_read_as_finely_as_scenes_are_known(pictures: StillLife, truth: SceneTruth) -> None:
+    solid, side = truth.solid(torch.arange(COUNT)), SIZE // 8  # Of the latent, of an autoencoder of 8.
+    found = hints()["silhouette"].reads(solid, (side, side))
+    assert torch.equal(torch.nn.functional.pixel_shuffle(found, SIZE // 2 // side), 2 * solid - 1)
+
+
 @pytest.mark.parametrize("name", sorted(hints()))
 def test_what_a_hint_reads_is_never_what_no_hint_is(name: str, pictures: StillLife, truth: SceneTruth) -> None:
     hint, index = hints()[name], torch.arange(4)
@@ -462,6 +470,22 @@ def test_a_model_begun_from_goes_on_from_what_it_knows(
     assert main(["train", "hints", *other, "images=8", f"names={names}"]) == 0
     assert main(["train", "assemble", *other]) == 0
     assert read_facts(tmp_path / "other" / "model").hinted == read_facts(model).hinted == {"guidance": 3.0}
+
+
+def test_hints_that_were_read_by_other_channels_are_refused(
+    model: Path, shape: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(model, tmp_path / "model")
+    tensors = load_hints(model / "hints").tensors
+    save_hints(NAMES, {**tensors, COLUMNS: tensors[COLUMNS][:, 1:]}, copy / "hints")
+    facts = copy / "mezzotint.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "sha256": {}}))
+    said = r"learned from (\d+) channels, and inpaint, depth, silhouette have \d+ now: learn them anew"
+    with pytest.raises(UserError, match=said):
+        mezzotint.load(copy)(PROMPT, silhouette=shape)
+    assert main(["train", "hints", "debug", "--start", str(copy), "--out", str(tmp_path / "run"), "images=8"]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "run" / "hints").exists()
 
 
 def test_a_unet_is_widened_and_its_hints_with_it(

@@ -56,14 +56,17 @@ class StoredHints:
         return {name.removeprefix(self.start): source.tensor(name).float() for name in names}
 
     def tensors_for(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """What was learned, for a network that reads these hints: of one that is new nothing is."""
+        """What was learned, for a network that reads these hints: of one that is new nothing is.
+
+        Raises UserError where it was learned from hints of other widths.
+        """
         import torch
 
         from mezzotint.conditioning.hints import channels
         from mezzotint.denoise.adapter import COLUMNS
 
         columns = self.tensors[COLUMNS]
-        own = dict(zip(self.names, columns.split([channels(name) for name in self.names], dim=1), strict=True))
+        own = dict(zip(self.names, columns.split(self._widths(), dim=1), strict=True))
         blank = columns[:, :1].new_zeros
         parts = [
             own[name] if name in own else blank(columns.shape[0], channels(name), *columns.shape[2:]) for name in names
@@ -73,19 +76,32 @@ class StoredHints:
     def unet(self, base: UNet, name: str = "") -> UNet:
         """The U-Net that reads the hints, or the one of a name alone, of the one that they were learned for.
 
-        Raises UserError for another, and for a hint that is not among them.
+        Raises UserError for another, for a hint that is not among them and where they had other widths.
         """
-        from mezzotint.conditioning.hints import channels
         from mezzotint.denoise.adapter import with_learned
 
         if name not in ("", *self.names):
             raise UserError(f"The model has learned no hint {name}: use one of {', '.join(self.names)}.")
-        first = sum(channels(one) for one in self.names[: self.names.index(name)]) if name else 0
-        reads = slice(first, first + channels(name)) if name else slice(None)
+        place = self.names.index(name) if name else 0
         try:
+            widths = self._widths()
+            reads = slice(sum(widths[:place]), sum(widths[: place + 1])) if name else slice(None)
             return with_learned(base, self.tensors, reads)
         except (KeyError, RuntimeError) as error:
             raise UserError(f"The hints in {self.path} were learned for another U-Net ({error}).") from error
+
+    def _widths(self) -> list[int]:
+        """How many channels are read of each. Raises UserError where they were others when it was learned."""
+        from mezzotint.conditioning.hints import channels
+        from mezzotint.denoise.adapter import COLUMNS
+
+        widths, read = [channels(name) for name in self.names], self.tensors[COLUMNS].shape[1]
+        if sum(widths) != read:
+            raise UserError(
+                f"The hints in {self.path} were learned from {read} channels, and {', '.join(self.names)} have "
+                f"{sum(widths)} now: learn them anew."
+            )
+        return widths
 
 
 def hints_in(folder: Path, sums: dict[str, str]) -> StoredHints | None:

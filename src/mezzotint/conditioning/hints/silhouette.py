@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mezzotint.conditioning.hints.base import Hint
 
-FINER = 2
+FINER = 4
 """Places along a side that are told of every place of the latent, so that edges are known to a fraction of one."""
 SHARE = 0.002
 """A grey stands for something from this share of the pixels on."""
@@ -69,7 +69,7 @@ def _even(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype
 
 
 def reads(plane: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B 4 h w] from -1, nothing there, to 1, of planes [B 1 H W] from 0 to 1: the quarters of every place."""
+    """[B 16 h w] from -1, nothing there, to 1, of planes [B 1 H W] from 0 to 1: the sixteenths of every place."""
     fine = F.adaptive_avg_pool2d(plane, (FINER * size[0], FINER * size[1]))
     return 2.0 * F.pixel_unshuffle(fine, FINER) - 1.0
 

@@ -85,7 +85,20 @@ def test_captions_are_a_pure_function_of_the_seed(pictures: StillLife):
     assert pictures.captions(index, 3) == pictures.captions(index, 3)
     assert pictures.captions(index, 3) != pictures.captions(index, 4)
     assert pictures.captions(index, 3) == [told.text for told in pictures.told(index, 3)]
-    assert pictures.told(index, 3, clear=1.0) == pictures.told(index, 3, clear=1.0) != pictures.told(index, 3)
+
+
+def test_a_share_of_captions_is_clear(pictures: StillLife):
+    index = torch.arange(12)
+    assert pictures.told(index, 3, clear=0.5) == pictures.told(index, 3, clear=0.5)
+
+    def clear(share: float) -> float:
+        told = [each for seed in range(60) for each in pictures.told(index, seed, clear=share)]
+        return sum(each.tells(("colour",)) for each in told) / len(told)
+
+    none, half, all_of_them = clear(0.0), clear(0.5), clear(1.0)
+    assert all_of_them > 0.97
+    assert half == pytest.approx((none + all_of_them) / 2, abs=0.08)  # Four deviations.
+    assert none < 0.7
 
 
 def test_shards_hold_no_more_than_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -472,6 +472,22 @@ def test_a_model_begun_from_goes_on_from_what_it_knows(
     assert read_facts(tmp_path / "other" / "model").hinted == read_facts(model).hinted == {"guidance": 3.0}
 
 
+def test_hints_are_learned_from_as_many_clear_captions_as_the_recipe_says(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: set[float] = set()
+    told = StillLife.told
+
+    def watched(self: StillLife, index: torch.Tensor, seed: int, *, clear: float = 0.0) -> list[Told]:
+        shares.add(clear)
+        return told(self, index, seed, clear=clear)
+
+    monkeypatch.setattr(StillLife, "told", watched)
+    asked = ["--start", str(model), "--out", str(tmp_path / "run"), "--processes", "1"]
+    assert main(["train", "hints", "debug", "images=8", "clear=0.25", *asked]) == 0
+    assert shares == {0.25}
+
+
 def test_hints_that_were_read_by_other_channels_are_refused(
     model: Path, shape: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -486,6 +502,9 @@ def test_hints_that_were_read_by_other_channels_are_refused(
     assert main(["train", "hints", "debug", "--start", str(copy), "--out", str(tmp_path / "run"), "images=8"]) == 2
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "run" / "hints").exists()
+    shutil.rmtree(copy / "hints")  # What the sentence and the how-to say to do.
+    asked = ["--start", str(copy), "--out", str(tmp_path / "run"), "--processes", "1"]
+    assert main(["train", "hints", "debug", "images=8", *asked]) == 0
 
 
 def test_a_unet_is_widened_and_its_hints_with_it(

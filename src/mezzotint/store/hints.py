@@ -58,7 +58,7 @@ class StoredHints:
     def tensors_for(self, names: Sequence[str]) -> dict[str, Tensor]:
         """What was learned, for a network that reads these hints: of one that is new nothing is.
 
-        Raises UserError where it was learned from hints of other widths.
+        Raises UserError as `unet`.
         """
         import torch
 
@@ -76,7 +76,8 @@ class StoredHints:
     def unet(self, base: UNet, name: str = "") -> UNet:
         """The U-Net that reads the hints, or the one of a name alone, of the one that they were learned for.
 
-        Raises UserError for another, for a hint that is not among them and where they had other widths.
+        Raises UserError for another, for a hint that is not among them, and where they had other widths or are not
+        all hints here.
         """
         from mezzotint.denoise.adapter import with_learned
 
@@ -91,7 +92,9 @@ class StoredHints:
             raise UserError(f"The hints in {self.path} were learned for another U-Net ({error}).") from error
 
     def _widths(self) -> list[int]:
-        """How many channels are read of each. Raises UserError where they were others when it was learned."""
+        """How many channels are read of each. Raises UserError where they were others when it was learned, or one of
+        them is no hint here.
+        """
         from mezzotint.conditioning.hints import channels
         from mezzotint.denoise.adapter import COLUMNS
 
@@ -99,7 +102,7 @@ class StoredHints:
         if sum(widths) != read:
             raise UserError(
                 f"The hints in {self.path} were learned from {read} channels, and {', '.join(self.names)} have "
-                f"{sum(widths)} now: learn them anew."
+                f"{sum(widths)} now: learn them anew, beginning from the model without what it has of hints."
             )
         return widths
 

@@ -226,7 +226,7 @@ class HintsRecipe:
     """That of the changes to the U-Net's layers."""
     caption_dropout: float = 0.1
     clear: float = 0.7
-    """Share of the captions that tell which solid has which shape and colour, beside those that happen to."""
+    """Share of the captions told by `tell_clearly`, which say of every solid what it is; a mask's own are not."""
     disguised: float = 0.3
     """Share of the pictures noised above sigma 1.2, and told in all their colours, that are noised in others."""
     focus: float = 0.85

@@ -150,7 +150,7 @@ class DenoiserTask:
         cache: Path | None = None,
     ) -> None:
         """`caption_dropout`: the share of pictures shown with the empty caption, for classifier-free guidance;
-        `clear`: that of captions that tell which solid has which shape and colour, beside those that happen to;
+        `clear`: that of a still life's captions that are told by `tell_clearly`;
         `segment`: the weight of naming what stands where, against the denoising error; `focus`: the share of noise
         levels drawn around the sigma `middle`, `breadth` wide (`level_shares`); `learns_text`: whether the
         conditioner's text encoder is trained too; `read`: the weight of reading the scene back out of its tokens, if

@@ -84,7 +84,7 @@ NOTHING = Told("", (), "any")
 """No caption."""
 
 TRIES = 12
-"""Captions among which a clear one is looked for; a third of them all are."""
+"""Captions among which a clear one is looked for; half of all are, of scenes whose colours have names."""
 BACKWARD = 0.7
 """How often one that goes from right to left is preferred: of all captions one in forty does."""
 FROM_THE_RIGHT = "right to left"

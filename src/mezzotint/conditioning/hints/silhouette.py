@@ -12,7 +12,8 @@ from torch import Tensor
 from mezzotint.conditioning.hints.base import Hint
 
 FINER = 4
-"""Places along a side that are told of every place of the latent, so that edges are known to a fraction of one."""
+"""Places along a side that are told of every place of the latent, so that edges are known to a fraction of one: as many
+as training knows of scenes, at half their size, by an autoencoder of 8."""
 SHARE = 0.002
 """A grey stands for something from this share of the pixels on."""
 APART = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, pairwise
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ def caption(scene: Scene, chooser: random.Random) -> Told:
 
 def _plain(told: Told) -> bool:
     by_shape = len({solid.shape for solid in told.solids}) == len({(s.shape, s.colour) for s in told.solids})
-    return by_shape or told.order != "any" or all(a.x <= b.x for a, b in pairwise(told.solids))
+    return by_shape or told.placed
 
 
 def wanted(scene: Scene) -> tuple[Wanted, ...]:

@@ -67,17 +67,21 @@ class Told:
     solids: tuple[Solid, ...]
     order: str
 
+    @property
+    def placed(self) -> bool:
+        """Whether it says where its solids stand: a list that says nothing of that is read from left to right."""
+        return self.order != "any" or all(a.x <= b.x for a, b in pairwise(self.solids))
+
     def tells(self, attributes: Sequence[str]) -> bool:
         """Whether it tells these of every solid, and which solid it is that has them.
 
-        What else is said of solids may tell that, or their places: a list, too, goes from left to right.
+        What else is said of solids may tell that, or their places.
         """
         if not self.solids or not all(getattr(solid, name) for solid in self.solids for name in attributes):
             return False
         kinds = [tuple(getattr(solid, name) for name in SAID) for solid in self.solids]
         others = [tuple(getattr(solid, name) for name in SAID if name not in attributes) for solid in self.solids]
-        placed = self.order != "any" or all(a.x <= b.x for a, b in pairwise(self.solids))
-        return placed or len(set(others)) == len(set(kinds))
+        return self.placed or len(set(others)) == len(set(kinds))
 
 
 NOTHING = Told("", (), "any")

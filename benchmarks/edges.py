@@ -45,7 +45,7 @@ def errors(walker: Walker, pipe: Pipeline, pictures: StillLife, sigma: float, se
         chance = torch.Generator().manual_seed(seed + start)
         end = pipe.codec.encode(pictures.pixels(place)).float()
         if sigma > 0:
-            _, end = walker.walk(place, sigma, chance)
+            _, end = walker.walk(place, sigma, chance, last=0.0)
         scenes, _ = walker.nearest(place, end, chance)
         drawn = render(scenes, pictures.size)
         error = (pipe.codec.decode(end).float().cpu() - drawn.pixels).square().mean(dim=1)

@@ -42,11 +42,11 @@ from mezzotint.training.clip import (
     truth_told,
 )
 from mezzotint.training.data import Folder, Pictures, StillLife
-from mezzotint.training.decoder import DecoderTask, Redraw, windows
+from mezzotint.training.decoder import DecoderTask, Redraw, trained_autoencoder, windows
 from mezzotint.training.latents import LatentCache
 from mezzotint.training.unet import OFF, DenoiserTask, Segment, level_shares, trained
 from mezzotint.training.vae import AutoencoderTask, psnr, random_crops, reconstruction_loss, row_errors, standardise
-from mezzotint.training.walks import Walks
+from mezzotint.training.walks import Ends, Walks
 from mezzotint.types import Conditioning, UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec
@@ -368,6 +368,39 @@ def test_redrawn_latents_count_less_the_further_they_were_noised(autoencoder: Au
     assert losses[0] == pytest.approx(float(errors.mean() + 2 * squares.mean()), rel=1e-4)
     fewer = (errors * torch.tensor([1, 1, 0.1, 0.1])).mean() + 2 * squares[:2].sum() / 4
     assert losses[1] == pytest.approx(float(fewer), rel=1e-4)
+
+
+def test_ends_of_walks_are_decoded_to_pictures_of_their_own(autoencoder: Autoencoder):
+    """They count in full, but for their squared error; with nothing of the places that they stand at."""
+    codec, grey = Codec(autoencoder), torch.full((3, 16, 16), 51, dtype=torch.uint8)
+    ends = Ends(torch.ones(1, 4, 8, 8).half(), grey[None])
+    loss, _ = DecoderTask(codec, Squares(), 16, ends=ends, share=0.5).loss(
+        torch.arange(4), torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        latents = LatentCache(Squares(), codec)(torch.arange(4))
+        latents[2:] = 1
+        drawn = autoencoder.decode(codec.unscale(latents))
+    truth = torch.cat([Squares().all[:2], torch.full((2, 3, 16, 16), 51 / 127.5 - 1)])
+    squares = (drawn - truth).square().flatten(1).mean(dim=1)
+    asked = row_errors(drawn, truth).mean() + 2 * squares[:2].sum() / 4
+    assert float(loss.detach()) == pytest.approx(float(asked), rel=1e-4)
+
+
+def test_an_adversary_weighs_what_it_is_given(autoencoder: Autoencoder):
+    """At the pictures its gradient is that share of the errors'."""
+    gradients: list[Tensor] = []
+    for weight in (0.0, 0.25):
+        task = DecoderTask(Codec(copy.deepcopy(autoencoder)), Squares(), 16, adversary=weight)
+        task.loss(torch.arange(4), torch.Generator().manual_seed(0))[0].backward()
+        learned = task.network if weight == 0 else trained_autoencoder(task.network)
+        last = learned.get_submodule("decoder.conv_out").bias
+        assert isinstance(last, nn.Parameter)
+        assert last.grad is not None
+        gradients.append(last.grad)
+    errors, both = gradients
+    assert not torch.equal(errors, both)
+    assert all(p.grad is not None for name, p in task.network.named_parameters() if name.startswith("adversary"))  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def test_windows_of_pictures_and_latents_are_of_one_place():

@@ -17,7 +17,7 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.training import walks
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import read_log
-from mezzotint.training.walks import FIRST, LAST, LEAST, MOST, Walker, walks_name
+from mezzotint.training.walks import FIRST, LAST, LEAST, MOST, STILL, Ends, Walker, walks_name
 from mezzotint.types import Conditioning, Request, UserError
 from mezzotint.world.captions import outright
 
@@ -163,6 +163,40 @@ def test_a_damaged_file_is_named(pictures: StillLife, tmp_path: Path):
     (tmp_path / "0000.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="is damaged"):
         walker(Knows(pictures), pictures).all(6, tmp_path)
+
+
+def ends(knows: Knows, pictures: StillLife, folder: Path, least: float = 0.3, most: float = 4.0) -> Ends:
+    return walker(knows, pictures).ends(12, least, most, folder)
+
+
+def test_ends_go_with_pictures_of_the_nearest_scenes(pictures: StillLife, tmp_path: Path):
+    knows = Knows(pictures)
+    found = ends(knows, pictures, tmp_path)
+    place = torch.cdist(found.end.float().flatten(1), knows.latents.flatten(1)).argmin(dim=1)
+    torch.testing.assert_close(found.end.float(), knows.latents[place], atol=1e-3, rtol=0)
+    error = (found.pixels / 127.5 - 1 - pictures.pixels(place)).square().mean(dim=(1, 2, 3))
+    assert error.median() < 0.01
+    assert 0.3 <= max(knows.asked) <= 4
+    assert min(knows.asked) < LAST / 2  # To the last step.
+
+
+def test_scenes_that_were_hardly_noised_are_the_truth_themselves(pictures: StillLife, tmp_path: Path):
+    """However far off it is what was drawn."""
+    knows = Knows(pictures, off=1.0)
+    found = ends(knows, pictures, tmp_path / "low", 0.3, STILL)
+    assert len(found) == 12
+    place = torch.cdist(found.end.float().flatten(1) - 1, knows.latents.flatten(1)).argmin(dim=1)
+    torch.testing.assert_close(found.pixels / 127.5 - 1, pictures.pixels(place))
+    with pytest.raises(UserError, match="None of the walks"):
+        ends(knows, pictures, tmp_path / "high", 2 * STILL, 4.0)
+
+
+def test_ends_are_found_again(pictures: StillLife, tmp_path: Path):
+    first, other = ends(Knows(pictures), pictures, tmp_path), Knows(pictures)
+    again = ends(other, pictures, tmp_path)
+    assert not other.asked
+    assert torch.equal(first.end, again.end)
+    assert torch.equal(first.pixels, again.pixels)
 
 
 def test_walks_of_other_networks_have_other_names():

@@ -1,7 +1,8 @@
 """The decoder once more, in the same latent space: finer detail, and firm edges from latents as a U-Net draws them.
 
 What a U-Net draws is a little off what an encoder gives, most of all along edges. So part of the latents are noised and
-walked down again by the U-Net first; what is to come out of them is still the picture that they were made of.
+walked down again by the U-Net first; what is to come out of them is still the picture that they were made of, or, where
+scenes are known, the true one nearest to what the U-Net drew (`training.walks`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from mezzotint.conditioning.text import TextConditioner
 from mezzotint.denoise.denoiser import Denoiser
+from mezzotint.training.adversary import Adversary, balance
 from mezzotint.training.data import Pictures
 from mezzotint.training.latents import LatentCache
 from mezzotint.training.vae import lively_corners, psnr, row_errors
+from mezzotint.training.walks import Ends
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec
 
@@ -55,11 +58,27 @@ class Redraw:
         return x, top
 
 
+class _Contested(nn.Module):
+    """The autoencoder whose decoder learns, and its adversary."""
+
+    def __init__(self, autoencoder: Autoencoder, adversary: Adversary) -> None:
+        super().__init__()
+        self.autoencoder, self.adversary = autoencoder, adversary
+
+
+def trained_autoencoder(network: nn.Module) -> Autoencoder:
+    """That of a task's network."""
+    autoencoder = network.autoencoder if isinstance(network, _Contested) else network
+    assert isinstance(autoencoder, Autoencoder)
+    return autoencoder
+
+
 class DecoderTask:
     """Pictures out of their latents, some of them redrawn, by the errors that autoencoders learn by.
 
-    A redrawn latent counts the less the further it was noised, 1 / (1 + sigma^2), as its picture is the less the truth.
-    Its squared error, which would blur what cannot be known, does not count.
+    A redrawn latent counts the less the further it was noised, 1 / (1 + sigma^2), as its picture is the less the truth;
+    the end of a walk, whose truth was sought, counts in full. The squared error of neither, which would blur what
+    cannot be known, counts.
     """
 
     def __init__(
@@ -69,18 +88,26 @@ class DecoderTask:
         crop: int,
         *,
         redraw: Redraw | None = None,
+        ends: Ends | None = None,
         share: float = 0.0,
+        adversary: float = 0.0,
         cache: Path | None = None,
     ) -> None:
-        """`share` of the pictures of every batch are redrawn, but for one at least; `cache`: a folder for latents."""
-        assert isinstance(codec.autoencoder, Autoencoder)
-        self.network: nn.Module = codec.autoencoder
+        """`share` of the pictures of every batch are redrawn, or ends of walks, but for one at least; `adversary`: how
+        much the gradient of one weighs against that of the errors; `cache`: a folder for latents.
+        """
+        autoencoder = codec.autoencoder
+        assert isinstance(autoencoder, Autoencoder)
         self._codec, self._pictures, self._crop = codec, pictures, crop
-        self._redraw, self._share = redraw, share
+        self._redraw, self._ends = redraw, ends
+        self._share = 0.0 if redraw is None and ends is None else share
         self._latents = LatentCache(pictures, codec, cache)
-        codec.autoencoder.requires_grad_(False)
-        for part in (codec.autoencoder.decoder, codec.autoencoder.post_quant_conv):
+        self._adversary, self._weight = Adversary() if adversary > 0 else None, adversary
+        autoencoder.requires_grad_(False)
+        for part in (autoencoder.decoder, autoencoder.post_quant_conv):
             part.requires_grad_(True)
+        self.network = autoencoder if self._adversary is None else _Contested(autoencoder, self._adversary)
+        self.network.to(next(autoencoder.parameters()).device)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -88,18 +115,27 @@ class DecoderTask:
     def loss(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Task.loss`."""
         device = next(self.network.parameters()).device
-        clean = len(index) if self._redraw is None else max(1, len(index) - int(self._share * len(index)))
+        clean = max(1, len(index) - int(self._share * len(index)))
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             latents = self._latents(index).to(device)
-        sigma = torch.zeros(len(index))
-        if self._redraw is not None and clean < len(index):
-            redrawn, sigma[clean:] = self._redraw(index[clean:], latents[clean:], generator)
-            latents = torch.cat([latents[:clean], redrawn])
-        pixels, latents = windows(self._pictures.pixels(index).to(device), latents, self._crop, generator)
+        pixels, counts = self._pictures.pixels(index), torch.ones(len(index))
+        if self._ends is not None:
+            chosen = torch.randint(len(self._ends), (len(index) - clean,), generator=generator)
+            latents[clean:] = self._ends.end[chosen].to(latents)
+            pixels[clean:] = self._ends.pixels[chosen] / 127.5 - 1
+        elif self._redraw is not None and clean < len(index):
+            latents[clean:], sigma = self._redraw(index[clean:], latents[clean:], generator)
+            counts[clean:] = 1 / (1 + sigma.square())
+        pixels, latents = windows(pixels.to(device), latents, self._crop, generator)
         drawn = self._codec.autoencoder.decode(self._codec.unscale(latents)).float()
-        loss = (row_errors(drawn, pixels) / (1 + sigma.square()).to(device)).mean()
+        loss = (row_errors(drawn, pixels) * counts.to(device)).mean()
         loss = loss + 2 * (drawn[:clean] - pixels[:clean]).square().mean() * clean / len(index)
-        return loss, {"psnr": psnr(drawn[:clean].detach(), pixels[:clean])}
+        figures = {"psnr": psnr(drawn[:clean].detach(), pixels[:clean])}
+        if self._adversary is not None:
+            lost, learns, told = self._adversary.contest(drawn, pixels, generator)
+            loss = loss + self._weight * balance(loss, lost, drawn) * lost + learns
+            figures["told_apart"] = told
+        return loss, figures
 
 
 def windows(pixels: Tensor, latents: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -139,6 +139,8 @@ def check_parts(run: Run, stages: Collection[str]) -> None:
         raise UserError(f"size is {run.recipe.size}; the autoencoder needs a multiple of {vae.factor}.")
     if "classifier" in stages:
         check_classifier(run.recipe.classifier.network, vae.latent_channels)
+    if "decoder" in stages and run.recipe.decoder.walks > 0 and run.pictures_from is not None:
+        raise UserError("walks need scenes that are known: leave --data out, or walks at 0.")
     if "unet" in stages:
         if run.recipe.unet.widths:
             if run.parts is None:

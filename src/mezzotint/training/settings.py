@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from mezzotint.conditioning.clip_config import CLIPTextConfig, CLIPVisionConfig
@@ -171,6 +172,10 @@ class UNetRecipe:
             raise UserError(f"learns is {self.learns}; write beginnings of names, as ('conv_in.', 'up_blocks.2.').")
 
 
+LEAST_CONTESTED = 16
+"""Pixels a side that an adversary scores one place of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderRecipe:
     """A longer look at the decoder alone, the latent space fixed."""
@@ -178,12 +183,23 @@ class DecoderRecipe:
     crop: int
     redrawn: float = 0.0
     """Share of latents that the U-Net draws anew before they are decoded (`training.decoder`)."""
+    walks: int = 0
+    """How many scenes of a still life are walked back to for that, as the model is drawn, to become the nearest true
+    ones (`training.walks`); 0: pictures are redrawn in a few steps, to become what they were."""
+    adversary: float = 0.0
+    """How much an adversary's gradient weighs against that of errors (`training.adversary`); 0: there is none."""
     fit: FitConfig
 
     def __post_init__(self) -> None:
         """Raise UserError for a share that cannot be."""
         if not 0 <= self.redrawn <= 1:
             raise UserError(f"redrawn is {self.redrawn}; it must be from 0 to 1.")
+        if self.walks < 0 or not 0 <= self.adversary < math.inf:
+            raise UserError(f"walks is {self.walks} and adversary {self.adversary}; they must be at least 0.")
+        if self.walks > 0 and self.redrawn == 0:
+            raise UserError(f"walks is {self.walks} and redrawn 0: say which share of latents ends of walks are.")
+        if self.adversary > 0 and self.crop < LEAST_CONTESTED:
+            raise UserError(f"crop is {self.crop}; an adversary looks at {LEAST_CONTESTED} pixels a side at least.")
 
 
 STILL_LIFE = ClassifierConfig(shapes=tuple(SHAPE_WORDS.values()), colours=tuple(COLOUR_WORDS.values()))

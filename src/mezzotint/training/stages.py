@@ -30,8 +30,9 @@ from mezzotint.training.assemble import assemble
 from mezzotint.training.bert import first_bert, save_bert
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Pictures, StillLife
-from mezzotint.training.decoder import DecoderTask, Redraw
+from mezzotint.training.decoder import LEAST, MOST, DecoderTask, Redraw, trained_autoencoder
 from mezzotint.training.fit import channels_last
+from mezzotint.training.fit_config import FitConfig
 from mezzotint.training.recipe import BERT, CLIP
 from mezzotint.training.record import alone, begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
@@ -67,18 +68,31 @@ def train_decoder(run: Run) -> None:
     """The decoder once more, from where it is, in the same latent space, with what the U-Net makes of latents."""
     recipe = run.recipe.decoder
     pictures = run.pictures()
-    redraw = None
+    codec = run.codec()
+    torch.manual_seed(recipe.fit.seed)
+    redraw = ends = None
     if recipe.redrawn > 0:
         unet, schedule = run.denoiser()
         conditioner = run.conditioner().to(run.device)
-        redraw = Redraw(channels_last(Denoiser(unet, schedule).to(run.device)), conditioner, pictures)
+        denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
+        if recipe.walks > 0:
+            walker, folder = _walker(run, "decoder", recipe.fit, denoiser, conditioner, codec, pictures)
+            ends = walker.ends(recipe.walks, LEAST, MOST, folder, run.reporter("walks"))
+        else:
+            redraw = Redraw(denoiser, conditioner, pictures)
     task = DecoderTask(
-        run.codec(), pictures, recipe.crop, redraw=redraw, share=recipe.redrawn, cache=run.latents("decoder")
+        codec,
+        pictures,
+        recipe.crop,
+        redraw=redraw,
+        ends=ends,
+        share=recipe.redrawn,
+        adversary=recipe.adversary,
+        cache=run.latents("decoder"),
     )
-    network = run.fit("decoder", task, recipe.fit)
+    network = trained_autoencoder(run.fit("decoder", task, recipe.fit))
     if not workers.leads():
         return
-    assert isinstance(network, Autoencoder)
     save_part(network, network.config.to_dict(), run.stage("decoder"))
     _show(run, "decoder", _reconstructions(network, pictures))
 
@@ -202,16 +216,29 @@ def _own_walks(
     recipe = run.recipe.unet
     if recipe.walked == 0:
         return None
+    walker, folder = _walker(run, "unet", recipe.fit, denoiser, conditioner, codec, pictures)
+    return walker.all(recipe.walks, folder, run.reporter("walks"))
+
+
+def _walker(
+    run: Run,
+    stage: str,
+    fit: FitConfig,
+    denoiser: Denoiser,
+    conditioner: TextConditioner,
+    codec: Codec,
+    pictures: Pictures,
+) -> tuple[Walker, Path]:
+    """What walks for a stage, and the folder for it; those of other networks, pictures or defaults are removed."""
     assert isinstance(pictures, StillLife)
     defaults = run.recipe.defaults
-    told = f"{pictures.identity}\n{json.dumps(defaults, sort_keys=True)}\n{recipe.fit.seed}"
-    folder = run.stage("unet") / f"walks-{walks_name(told, denoiser, conditioner.text_model, codec.autoencoder)}"
+    told = f"{pictures.identity}\n{json.dumps(defaults, sort_keys=True)}\n{fit.seed}"
+    folder = run.stage(stage) / f"walks-{walks_name(told, denoiser, conditioner.text_model, codec.autoencoder)}"
     if workers.leads():
         for other in set(folder.parent.glob("walks-*")) - {folder}:
             shutil.rmtree(other)
     request = Facts(defaults=defaults).request()
-    walker = Walker(denoiser, conditioner, codec, pictures, request, seed=recipe.fit.seed, bf16=recipe.fit.bf16)
-    return walker.all(recipe.walks, folder, run.reporter("walks"))
+    return Walker(denoiser, conditioner, codec, pictures, request, seed=fit.seed, bf16=fit.bf16), folder
 
 
 @torch.no_grad()

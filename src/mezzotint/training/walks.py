@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,8 @@ SEEN = 64
 """At most so many pixels a side are looked at to find the nearest scene."""
 ASTRAY = 0.04
 """A walk whose end is further than this, squared, from the nearest scene around its solids shows something else."""
+STILL = 0.7
+"""Scenes noised to less than this are still the nearest to what becomes of them."""
 Chunk = dict[str, Tensor]
 
 
@@ -68,6 +71,22 @@ class Walks:
 
     def __len__(self) -> int:
         return len(self.place)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where N walks end, and what they should show."""
+
+    end: Tensor
+    """Latents [N z h w] in half precision, without noise."""
+    pixels: Tensor
+    """The nearest scenes, pictures [N 3 H W] uint8."""
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+
+Found = TypeVar("Found", Walks, Ends)
 
 
 class Walker:
@@ -97,7 +116,7 @@ class Walker:
         needed = needs(request.guide)
         if other or needed.perturbed or needed.weak or request.classify or request.negative:
             raise UserError(
-                "walked is for guidance by words and the model's own noise: leave the guides pag and auto, classify, "
+                "Walks are for guidance by words and the model's own noise: leave the guides pag and auto, classify, "
                 "negative and tables of noise out of the recipe's defaults."
             )
         self._sigmas = spacing.walk(denoiser.schedule, request.steps)
@@ -118,32 +137,52 @@ class Walker:
 
         Raises UserError where all of them go astray, or a file is damaged or cannot be written.
         """
+        return self._found(Walks, self.chunk, count, folder, report)
+
+    def ends(
+        self,
+        count: int,
+        least: float,
+        most: float,
+        folder: Path,
+        report: Callable[[Progress], None] = lambda _: None,
+    ) -> Ends:
+        """Where walks of `count` scenes at least end, from between these sigmas. Files and refusals as for `all`."""
+        return self._found(Ends, lambda generator: self._end_chunk(least, most, generator), count, folder, report)
+
+    def _found(
+        self,
+        kind: type[Found],
+        made: Callable[[torch.Generator], Chunk],
+        count: int,
+        folder: Path,
+        report: Callable[[Progress], None],
+    ) -> Found:
         began = time.monotonic()
         files = [folder / f"{number:04d}.safetensors" for number in range(math.ceil(count / CHUNK))]
         with workers.agreed():
             make_folder(folder)
             for number in range(workers.rank(), len(files), workers.count()):
                 if not files[number].exists():
-                    chunk = self.chunk(torch.Generator().manual_seed(self._seed * 1_000_003 + number))
+                    chunk = made(torch.Generator().manual_seed(self._seed * 1_000_003 + number))
                     write_tensors({name: value.contiguous() for name, value in chunk.items()}, files[number])
                 if workers.leads():
                     done = CHUNK * min(number + workers.count(), len(files))
                     report(Progress(done, CHUNK * len(files), time.monotonic() - began, {}))
+        names = [entry.name for entry in fields(kind)]
         with workers.agreed():
-            chunks = [_read(file) for file in files]
-        walks = Walks(*(torch.cat([chunk[entry.name] for chunk in chunks]) for entry in fields(Walks)))
-        if len(walks) == 0:
+            chunks = [_read(file, names) for file in files]
+        found = kind(*(torch.cat([chunk[name] for chunk in chunks]) for name in names))
+        if len(found) == 0:
             raise UserError(
-                "None of the walks ends near a scene of its solids: walked is for a model that draws this size and "
+                "None of the walks ends near a scene of its solids: they are for a model that draws this size and "
                 "only bends what it draws."
             )
-        return walks
+        return found
 
     def chunk(self, generator: torch.Generator) -> Chunk:
         """The fields of `Walks`, of CHUNK scenes, without those that went astray."""
-        some = [places[torch.randint(len(places), (CHUNK,), generator=generator)] for places in self._places]
-        place = torch.cat(some)[:: len(some)]
-        top = LEAST * (MOST / LEAST) ** float(torch.rand(1, generator=generator))
+        place, top = self._begun(LEAST, MOST, generator)
         states, end = self.walk(place, top, generator)
         scenes, off = self.nearest(place, end, generator)
         truth = self._latents(render(scenes, self._pictures.size).pixels)
@@ -155,6 +194,22 @@ class Walker:
             "truth": truth.cpu()[rows].repeat(count, 1, 1, 1).half(),
             "place": place[rows].repeat(count),
         }
+
+    def _end_chunk(self, least: float, most: float, generator: torch.Generator) -> Chunk:
+        """The fields of `Ends`, as `chunk`."""
+        place, top = self._begun(least, most, generator)
+        _, end = self.walk(place, top, generator, last=0.0)
+        scenes, off = self._pictures.unmirrored(place), torch.zeros(len(place))
+        if top > STILL:
+            scenes, off = self.nearest(place, end, generator)
+        rows = (off < ASTRAY).nonzero()[:, 0]
+        pixels = render(scenes, self._pictures.size).pixels[rows]
+        return {"end": end.cpu()[rows].half(), "pixels": pixels.add(1).mul(127.5).round().to(torch.uint8)}
+
+    def _begun(self, least: float, most: float, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Where CHUNK scenes are among the pictures, and between these sigmas the one that they are noised to."""
+        some = [places[torch.randint(len(places), (CHUNK,), generator=generator)] for places in self._places]
+        return torch.cat(some)[:: len(some)], least * (most / least) ** float(torch.rand(1, generator=generator))
 
     @torch.no_grad()
     def nearest(self, place: Tensor, end: Tensor, generator: torch.Generator) -> tuple[Scenes, Tensor]:
@@ -171,8 +226,13 @@ class Walker:
         return self._codec.encode(pixels.to(next(self._denoiser.parameters()).device)).float()
 
     @torch.no_grad()
-    def walk(self, place: Tensor, top: float, generator: torch.Generator) -> tuple[list[tuple[float, Tensor]], Tensor]:
-        """From scenes [B] noised to `top`: the states on the way down, with their sigmas, and the end [B z h w]."""
+    def walk(
+        self, place: Tensor, top: float, generator: torch.Generator, *, last: float = LAST
+    ) -> tuple[list[tuple[float, Tensor]], Tensor]:
+        """From scenes [B] noised to `top`: the states on the way down, with their sigmas, and the end [B z h w].
+
+        The estimate of the first state above `last` is the end; at 0 all steps are gone, as in drawing.
+        """
         x0 = self._latents(self._pictures.pixels(place))
         captions = self._pictures.outright(place)
         told = {"uncond": self._conditioner([""] * len(captions)), "cond": self._conditioner(captions)}
@@ -183,7 +243,7 @@ class Walker:
         def noise() -> Tensor:
             return torch.randn(x0.shape, generator=generator).to(x0)
 
-        sigmas = [top, *(sigma for sigma in self._sigmas if LAST < sigma < top), 0.0]
+        sigmas = [top, *(sigma for sigma in self._sigmas if last < sigma < top), 0.0]
         walk = self._sampler.begin(x0 + top * noise(), sigmas, noise, request.eta, self._denoiser.schedule)
         states: list[tuple[float, Tensor]] = []
         try:
@@ -205,14 +265,14 @@ class Walker:
 def walks_name(told: str, *networks: nn.Module) -> str:
     """A short name for walks of these networks, and of what else is told of them."""
     weights = (pair for network in networks for pair in network.state_dict().items())
-    return digest(f"{told}\n{LEAST} {MOST} {LAST} {FIRST} {ASTRAY}", weights)
+    return digest(f"{told}\n{LEAST} {MOST} {LAST} {FIRST} {ASTRAY} {STILL}", weights)
 
 
-def _read(file: Path) -> Chunk:
+def _read(file: Path, names: Iterable[str]) -> Chunk:
     """Raises UserError where the file is damaged, or not on a disk that all processes share."""
     try:
         chunk = load_file(file)
-        return {entry.name: chunk[entry.name] for entry in fields(Walks)}
+        return {name: chunk[name] for name in names}
     except FileNotFoundError as error:
         raise UserError(f"{file} was made on another machine: put the run on a disk that all of them share.") from error
     except (OSError, SafetensorError, KeyError) as error:

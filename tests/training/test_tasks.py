@@ -387,20 +387,30 @@ def test_ends_of_walks_are_decoded_to_pictures_of_their_own(autoencoder: Autoenc
     assert float(loss.detach()) == pytest.approx(float(asked), rel=1e-4)
 
 
-def test_an_adversary_weighs_what_it_is_given(autoencoder: Autoencoder):
-    """At the pictures its gradient is that share of the errors'."""
-    gradients: list[Tensor] = []
+def test_an_adversary_weighs_what_it_is_given(autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch):
+    """At the pictures its gradient is that share of the errors', whatever it is by itself."""
+    decode, gradients = autoencoder.decode, list[Tensor]()
+
+    def watched(latents: Tensor) -> Tensor:
+        drawn = decode(latents)
+        drawn.register_hook(gradients.append)
+        return drawn
+
+    monkeypatch.setattr(autoencoder, "decode", watched)
     for weight in (0.0, 0.25):
-        task = DecoderTask(Codec(copy.deepcopy(autoencoder)), Squares(), 16, adversary=weight)
-        task.loss(torch.arange(4), torch.Generator().manual_seed(0))[0].backward()
-        learned = task.network if weight == 0 else trained_autoencoder(task.network)
-        last = learned.get_submodule("decoder.conv_out").bias
-        assert isinstance(last, nn.Parameter)
-        assert last.grad is not None
-        gradients.append(last.grad)
-    errors, both = gradients
-    assert not torch.equal(errors, both)
-    assert all(p.grad is not None for name, p in task.network.named_parameters() if name.startswith("adversary"))  # pyright: ignore[reportPossiblyUnboundVariable]
+        torch.manual_seed(0)
+        gradients.clear()
+        task = DecoderTask(Codec(autoencoder), Squares(), 16, adversary=weight)
+        loss, figures = task.loss(torch.arange(4), torch.Generator().manual_seed(0))
+        loss.backward()
+        if weight == 0:
+            errors, alone = gradients[-1], float(loss.detach())
+            continue
+        assert float((gradients[-1] - errors).norm() / errors.norm()) == pytest.approx(0.25, rel=1e-3)  # pyright: ignore[reportPossiblyUnboundVariable]
+        assert float(figures["errors"]) == pytest.approx(alone)  # pyright: ignore[reportPossiblyUnboundVariable]
+        learning = {name.split(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
+        assert learning == {"autoencoder", "adversary"}
+        assert trained_autoencoder(task.network) is autoencoder
 
 
 def test_windows_of_pictures_and_latents_are_of_one_place():

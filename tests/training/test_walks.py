@@ -17,7 +17,7 @@ from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.training import walks
 from mezzotint.training.data import StillLife
 from mezzotint.training.fit import read_log
-from mezzotint.training.walks import FIRST, LAST, LEAST, MOST, STILL, Ends, Walker, walks_name
+from mezzotint.training.walks import FIRST, LAST, LEAST, LEAST_END, MOST, MOST_END, STILL, Ends, Walker, walks_name
 from mezzotint.types import Conditioning, Request, UserError
 from mezzotint.world.captions import outright
 
@@ -139,14 +139,20 @@ def test_only_walks_that_end_near_a_scene_are_learned_from(
     assert noise.flatten(1).std(dim=1).sub(1).abs().max() < 0.3
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [({"steps": 1}, "steps"), ({"guide": ["pag"]}, "pag"), ({"schedule": "cosine+karras"}, "tables")],
-)
+@pytest.mark.parametrize(("changes", "said"), [({"guide": ["pag"]}, "pag"), ({"schedule": "cosine+karras"}, "tables")])
 def test_how_a_model_is_drawn_may_be_no_way_to_walk(pictures: StillLife, changes: dict[str, Any], said: str):
     knows = Knows(pictures)
     with pytest.raises(UserError, match=said):
         Walker(knows, knows.read, Pixels(), pictures, REQUEST.but(**changes))  # pyright: ignore
+
+
+def test_of_one_step_there_is_an_end_and_no_state_to_learn_from(pictures: StillLife, tmp_path: Path):
+    knows = Knows(pictures)
+    walker = Walker(knows, knows.read, Pixels(), pictures, REQUEST.but(steps=1, guidance=1.0))  # pyright: ignore
+    with pytest.raises(UserError, match="1 steps none"):
+        walker.all(6, tmp_path / "states")
+    assert not (tmp_path / "states").exists()
+    assert len(walker.ends(6, tmp_path / "ends")) > 0
 
 
 def test_other_seeds_walk_otherwise(pictures: StillLife, tmp_path: Path):
@@ -165,8 +171,8 @@ def test_a_damaged_file_is_named(pictures: StillLife, tmp_path: Path):
         walker(Knows(pictures), pictures).all(6, tmp_path)
 
 
-def ends(knows: Knows, pictures: StillLife, folder: Path, least: float = 0.3, most: float = 4.0) -> Ends:
-    return walker(knows, pictures).ends(12, least, most, folder)
+def ends(knows: Knows, pictures: StillLife, folder: Path) -> Ends:
+    return walker(knows, pictures).ends(12, folder)
 
 
 def test_ends_go_with_pictures_of_the_nearest_scenes(pictures: StillLife, tmp_path: Path):
@@ -176,19 +182,24 @@ def test_ends_go_with_pictures_of_the_nearest_scenes(pictures: StillLife, tmp_pa
     torch.testing.assert_close(found.end.float(), knows.latents[place], atol=1e-3, rtol=0)
     error = (found.pixels / 127.5 - 1 - pictures.pixels(place)).square().mean(dim=(1, 2, 3))
     assert error.median() < 0.01
-    assert 0.3 <= max(knows.asked) <= 4
+    assert LEAST_END <= max(knows.asked) <= MOST_END
     assert min(knows.asked) < LAST / 2  # To the last step.
 
 
-def test_scenes_that_were_hardly_noised_are_the_truth_themselves(pictures: StillLife, tmp_path: Path):
+def test_scenes_that_were_hardly_noised_are_the_truth_themselves(
+    pictures: StillLife, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """However far off it is what was drawn."""
     knows = Knows(pictures, off=1.0)
-    found = ends(knows, pictures, tmp_path / "low", 0.3, STILL)
+    monkeypatch.setattr(walks, "MOST_END", STILL)
+    found = ends(knows, pictures, tmp_path / "low")
     assert len(found) == 12
     place = torch.cdist(found.end.float().flatten(1) - 1, knows.latents.flatten(1)).argmin(dim=1)
     torch.testing.assert_close(found.pixels / 127.5 - 1, pictures.pixels(place))
+    monkeypatch.setattr(walks, "LEAST_END", 2 * STILL)
+    monkeypatch.setattr(walks, "MOST_END", 4.0)
     with pytest.raises(UserError, match="None of the walks"):
-        ends(knows, pictures, tmp_path / "high", 2 * STILL, 4.0)
+        ends(knows, pictures, tmp_path / "high")
 
 
 def test_ends_are_found_again(pictures: StillLife, tmp_path: Path):

@@ -197,7 +197,7 @@ def test_all_refuse_what_one_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("encoder", ["clip", "bert"])
 def test_two_processes_train_all_stages(tmp_path: Path, encoder: str):
     run = tmp_path / "run"
-    settings = ("debug", "scenes=12", f"encoder={encoder}")
+    settings = ("debug", "scenes=12", f"encoder={encoder}", "decoder.adversary=0.5")
     first, second = together("train", "all", *settings, "--out", str(run), "--device", "cpu", "--json")
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert (run / "model" / "model_index.json").exists()

@@ -18,8 +18,8 @@ from mezzotint.training.fit import channels_last
 
 WIDTHS = (32, 64, 128, 192)
 SLOPE = 0.2
-BLUR, SMOOTH = 0.02, 0.5
-"""How much noise scores should not hear of, and the weight of what they do."""
+NOISE, STEADY = 0.02, 0.5
+"""The deviation of noise that should not change a score, and the weight of how much it does."""
 
 
 class Adversary(nn.Module):
@@ -49,31 +49,31 @@ class Adversary(nn.Module):
         return self.scores[0](fine).float(), self.scores[1](x).float()
 
     def contest(self, drawn: Tensor, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Of pictures [B 3 H W] and their truth: their loss, which does not teach the adversary; its own, which does
-        not teach them; and the share of places where it tells one from the other.
+        """Of pictures [B 3 H W] and their truth: the loss of what draws them, which does not teach the adversary; the
+        adversary's, which does not teach what draws; and the share of places where it finds the truth truer, 0.5 where
+        it cannot tell.
 
-        Every place is scored against the same place of the truth (Jolicoeur-Martineau 2019, arXiv:1807.00734), so that
-        what both show has no part in it; and scores that change with a little noise are learned away from, which stands
-        in for a penalty of their gradient.
+        Every place is scored against the same place of the truth (Jolicoeur-Martineau 2018, arXiv:1807.00734), so that
+        what both show has no part in it; and scores should not change with a little noise, which takes the place of a
+        penalty of their gradient.
         """
         both = torch.cat([truth, drawn.detach()]).contiguous(memory_format=torch.channels_last)
         noise = torch.randn(both.shape, generator=generator).to(both)
-        scores, noised = self(both), self(both + BLUR * noise)
-        ahead = [torch.sub(*score.chunk(2)) for score in scores]
-        learns = sum(F.softplus(-lead).mean() for lead in ahead)
-        learns = learns + SMOOTH * sum((one - other).square().mean() for one, other in zip(scores, noised, strict=True))
+        scores, noised = self(both), self(both + NOISE * noise)
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
-        true = (score.chunk(2)[0].detach() for score in scores)
-        behind = functional_call(self, fixed, (drawn,))
-        lost = sum((F.softplus(real - own).mean() for real, own in zip(true, behind, strict=True)), drawn.new_zeros(()))
-        told = torch.stack([(lead > 0).float().mean() for lead in ahead]).mean()
-        return lost, torch.as_tensor(learns), told
+        drawing = adversary = told = drawn.new_zeros(())
+        for score, other, own in zip(scores, noised, functional_call(self, fixed, (drawn,)), strict=True):
+            true, false = score.chunk(2)
+            adversary = adversary + F.softplus(false - true).mean() + STEADY * (score - other).square().mean()
+            drawing = drawing + F.softplus(true.detach() - own).mean()
+            told = told + ((true - false).sign() + 1).mean() / 2 / len(scores)
+        return drawing, adversary, told.detach()
 
 
-def balance(errors: Tensor, lost: Tensor, drawn: Tensor) -> Tensor:
-    """What makes the gradient of `lost` as large as that of `errors`, where both reach the pictures `drawn`.
+def balance(errors: Tensor, other: Tensor, drawn: Tensor) -> Tensor:
+    """What makes the gradient of another loss as large as that of `errors`, where both reach the pictures `drawn`.
 
     As in Esser et al. 2021 (arXiv:2012.09841, equation 7), but at the pictures.
     """
-    one, other = (torch.autograd.grad(loss, drawn, retain_graph=True)[0].norm() for loss in (errors, lost))
-    return one / other.clamp(min=1e-8)
+    wanted, there = (torch.autograd.grad(loss, drawn, retain_graph=True)[0].norm() for loss in (errors, other))
+    return wanted / there.clamp(min=1e-8)

@@ -77,8 +77,8 @@ class DecoderTask:
     """Pictures out of their latents, some of them redrawn, by the errors that autoencoders learn by.
 
     A redrawn latent counts the less the further it was noised, 1 / (1 + sigma^2), as its picture is the less the truth;
-    the end of a walk, whose truth was sought, counts in full. The squared error of neither, which would blur what
-    cannot be known, counts.
+    the end of a walk, whose truth was sought, counts in full. Squared errors, which would blur what cannot be known,
+    are those of the others alone.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class DecoderTask:
         """
         autoencoder = codec.autoencoder
         assert isinstance(autoencoder, Autoencoder)
+        assert redraw is None or ends is None
         self._codec, self._pictures, self._crop = codec, pictures, crop
         self._redraw, self._ends = redraw, ends
         self._share = 0.0 if redraw is None and ends is None else share
@@ -116,13 +117,14 @@ class DecoderTask:
         """As `Task.loss`."""
         device = next(self.network.parameters()).device
         clean = max(1, len(index) - int(self._share * len(index)))
+        own = index if self._ends is None else index[:clean]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            latents = self._latents(index).to(device)
-        pixels, counts = self._pictures.pixels(index), torch.ones(len(index))
+            latents = self._latents(own).to(device)
+        pixels, counts = self._pictures.pixels(own), torch.ones(len(index))
         if self._ends is not None:
             chosen = torch.randint(len(self._ends), (len(index) - clean,), generator=generator)
-            latents[clean:] = self._ends.end[chosen].to(latents)
-            pixels[clean:] = self._ends.pixels[chosen] / 127.5 - 1
+            latents = torch.cat([latents, self._ends.end[chosen].to(latents)])
+            pixels = torch.cat([pixels, self._ends.pixels[chosen] / 127.5 - 1])
         elif self._redraw is not None and clean < len(index):
             latents[clean:], sigma = self._redraw(index[clean:], latents[clean:], generator)
             counts[clean:] = 1 / (1 + sigma.square())
@@ -132,9 +134,9 @@ class DecoderTask:
         loss = loss + 2 * (drawn[:clean] - pixels[:clean]).square().mean() * clean / len(index)
         figures = {"psnr": psnr(drawn[:clean].detach(), pixels[:clean])}
         if self._adversary is not None:
-            lost, learns, told = self._adversary.contest(drawn, pixels, generator)
-            loss = loss + self._weight * balance(loss, lost, drawn) * lost + learns
-            figures["told_apart"] = told
+            drawing, adversary, told = self._adversary.contest(drawn, pixels, generator)
+            figures |= {"errors": loss.detach(), "told_apart": told}
+            loss = loss + self._weight * balance(loss, drawing, drawn) * drawing + adversary
         return loss, figures
 
 

@@ -30,7 +30,7 @@ from mezzotint.training.assemble import assemble
 from mezzotint.training.bert import first_bert, save_bert
 from mezzotint.training.clip import CLIPTask
 from mezzotint.training.data import Pictures, StillLife
-from mezzotint.training.decoder import LEAST, MOST, DecoderTask, Redraw, trained_autoencoder
+from mezzotint.training.decoder import DecoderTask, Redraw, trained_autoencoder
 from mezzotint.training.fit import channels_last
 from mezzotint.training.fit_config import FitConfig
 from mezzotint.training.recipe import BERT, CLIP
@@ -38,7 +38,7 @@ from mezzotint.training.record import alone, begin, check_parts, settled
 from mezzotint.training.run import Run, sample_prompts
 from mezzotint.training.unet import DenoiserTask, told_by, trained
 from mezzotint.training.vae import AutoencoderTask, standardise
-from mezzotint.training.walks import Walker, Walks, walks_name
+from mezzotint.training.walks import LEAST_END, MOST_END, STILL, Walker, Walks, walks_name
 from mezzotint.types import UserError
 from mezzotint.vae.autoencoder import Autoencoder
 from mezzotint.vae.codec import Codec, to_uint8
@@ -69,7 +69,6 @@ def train_decoder(run: Run) -> None:
     recipe = run.recipe.decoder
     pictures = run.pictures()
     codec = run.codec()
-    torch.manual_seed(recipe.fit.seed)
     redraw = ends = None
     if recipe.redrawn > 0:
         unet, schedule = run.denoiser()
@@ -77,9 +76,10 @@ def train_decoder(run: Run) -> None:
         denoiser = channels_last(Denoiser(unet, schedule).to(run.device))
         if recipe.walks > 0:
             walker, folder = _walker(run, "decoder", recipe.fit, denoiser, conditioner, codec, pictures)
-            ends = walker.ends(recipe.walks, LEAST, MOST, folder, run.reporter("walks"))
+            ends = walker.ends(recipe.walks, folder, run.reporter("walks"))
         else:
             redraw = Redraw(denoiser, conditioner, pictures)
+    torch.manual_seed(recipe.fit.seed)  # The adversary begins alike in every process.
     task = DecoderTask(
         codec,
         pictures,
@@ -233,6 +233,8 @@ def _walker(
     assert isinstance(pictures, StillLife)
     defaults = run.recipe.defaults
     told = f"{pictures.identity}\n{json.dumps(defaults, sort_keys=True)}\n{fit.seed}"
+    if stage == "decoder":
+        told += f"\n{LEAST_END} {STILL} {MOST_END}"
     folder = run.stage(stage) / f"walks-{walks_name(told, denoiser, conditioner.text_model, codec.autoencoder)}"
     if workers.leads():
         for other in set(folder.parent.glob("walks-*")) - {folder}:

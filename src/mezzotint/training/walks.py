@@ -50,8 +50,9 @@ SEEN = 64
 """At most so many pixels a side are looked at to find the nearest scene."""
 ASTRAY = 0.04
 """A walk whose end is further than this, squared, from the nearest scene around its solids shows something else."""
-STILL = 0.7
-"""Scenes noised to less than this are still the nearest to what becomes of them."""
+LEAST_END, STILL, MOST_END = 0.3, 0.7, 6.0
+"""Between the outer two, evenly in their logarithm, scenes are noised of whose ends a decoder learns; up to the middle
+one they are still the nearest to what becomes of them."""
 Chunk = dict[str, Tensor]
 
 
@@ -106,7 +107,7 @@ class Walker:
         """`seed` chooses scenes and noise; `bf16`: whether the denoiser is computed in bfloat16 where the device does.
 
         Raises UserError where the request is guided by what is not this network and words, or is drawn by another table
-        of noise than the model's, and where its steps leave nothing to learn from.
+        of noise than the model's.
         """
         self._denoiser, self._conditioner, self._codec, self._pictures = denoiser, conditioner, codec, pictures
         self._sampler, self._request, self._seed = sampler_named(request.sampler), request, seed
@@ -120,11 +121,6 @@ class Walker:
                 "negative and tables of noise out of the recipe's defaults."
             )
         self._sigmas = spacing.walk(denoiser.schedule, request.steps)
-        if not any(LAST < sigma < LEAST for sigma in self._sigmas):
-            raise UserError(
-                f"Of the model's {request.steps} steps none is between sigma {LAST} and {LEAST}, where walks are "
-                "learned from: give the recipe's defaults more."
-            )
         tinted = pictures.scenes.tint.abs().amax(dim=(1, 2)) > 0
         kinds = [kind.nonzero()[:, 0] for kind in (~tinted, tinted)]
         self._places = [places for places in kinds if len(places) > 0]
@@ -135,20 +131,19 @@ class Walker:
         """Walks of `count` scenes at least, in chunks; each is a file in the folder, so what is there is not walked
         again, and every process walks some.
 
-        Raises UserError where all of them go astray, or a file is damaged or cannot be written.
+        Raises UserError where the request's steps leave nothing to learn from, all of the walks go astray, or a file is
+        damaged or cannot be written.
         """
+        if not any(LAST < sigma < LEAST for sigma in self._sigmas):
+            raise UserError(
+                f"Of the model's {self._request.steps} steps none is between sigma {LAST} and {LEAST}, where walks are "
+                "learned from: give the recipe's defaults more."
+            )
         return self._found(Walks, self.chunk, count, folder, report)
 
-    def ends(
-        self,
-        count: int,
-        least: float,
-        most: float,
-        folder: Path,
-        report: Callable[[Progress], None] = lambda _: None,
-    ) -> Ends:
-        """Where walks of `count` scenes at least end, from between these sigmas. Files and refusals as for `all`."""
-        return self._found(Ends, lambda generator: self._end_chunk(least, most, generator), count, folder, report)
+    def ends(self, count: int, folder: Path, report: Callable[[Progress], None] = lambda _: None) -> Ends:
+        """Where walks of `count` scenes at least end, but for those that go astray. Files and refusals as for `all`."""
+        return self._found(Ends, self._end_chunk, count, folder, report)
 
     def _found(
         self,
@@ -195,16 +190,16 @@ class Walker:
             "place": place[rows].repeat(count),
         }
 
-    def _end_chunk(self, least: float, most: float, generator: torch.Generator) -> Chunk:
+    def _end_chunk(self, generator: torch.Generator) -> Chunk:
         """The fields of `Ends`, as `chunk`."""
-        place, top = self._begun(least, most, generator)
+        place, top = self._begun(LEAST_END, MOST_END, generator)
         _, end = self.walk(place, top, generator, last=0.0)
-        scenes, off = self._pictures.unmirrored(place), torch.zeros(len(place))
+        pixels = self._pictures.pixels(place)
         if top > STILL:
             scenes, off = self.nearest(place, end, generator)
-        rows = (off < ASTRAY).nonzero()[:, 0]
-        pixels = render(scenes, self._pictures.size).pixels[rows]
-        return {"end": end.cpu()[rows].half(), "pixels": pixels.add(1).mul(127.5).round().to(torch.uint8)}
+            rows = (off < ASTRAY).nonzero()[:, 0]
+            pixels, end = render(scenes, self._pictures.size).pixels[rows], end[rows.to(end.device)]
+        return {"end": end.cpu().half(), "pixels": pixels.add(1).mul(127.5).round().to(torch.uint8)}
 
     def _begun(self, least: float, most: float, generator: torch.Generator) -> tuple[Tensor, float]:
         """Where CHUNK scenes are among the pictures, and between these sigmas the one that they are noised to."""
@@ -231,7 +226,7 @@ class Walker:
     ) -> tuple[list[tuple[float, Tensor]], Tensor]:
         """From scenes [B] noised to `top`: the states on the way down, with their sigmas, and the end [B z h w].
 
-        The estimate of the first state above `last` is the end; at 0 all steps are gone, as in drawing.
+        The estimate of the lowest state above the sigma `last` is the end; at 0 every step is taken, as in drawing.
         """
         x0 = self._latents(self._pictures.pixels(place))
         captions = self._pictures.outright(place)
@@ -265,7 +260,7 @@ class Walker:
 def walks_name(told: str, *networks: nn.Module) -> str:
     """A short name for walks of these networks, and of what else is told of them."""
     weights = (pair for network in networks for pair in network.state_dict().items())
-    return digest(f"{told}\n{LEAST} {MOST} {LAST} {FIRST} {ASTRAY} {STILL}", weights)
+    return digest(f"{told}\n{LEAST} {MOST} {LAST} {FIRST} {ASTRAY}", weights)
 
 
 def _read(file: Path, names: Iterable[str]) -> Chunk:

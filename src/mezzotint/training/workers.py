@@ -7,6 +7,7 @@ operation.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -152,9 +153,13 @@ def _meeting() -> distributed.TCPStore | None:  # pyright: ignore[reportPrivateI
 
 
 def leave() -> None:
-    """Take leave of the other processes, if they were met."""
+    """Take leave of the other processes, if they were met.
+
+    What still holds on to them in circles is let go here: left to the interpreter's end, it aborts some processes.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()
 
 
 def wait() -> None:

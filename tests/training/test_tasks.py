@@ -431,11 +431,38 @@ def test_the_loss_of_an_autoencoder_counts_its_kl(autoencoder: Autoencoder):
     assert all(p.grad is not None for p in autoencoder.parameters())
 
 
+def test_latents_are_noised_by_their_own_deviation_and_cannot_outgrow_it(
+    autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
+):
+    decoded: list[Tensor] = []
+    decode = autoencoder.decode
+    monkeypatch.setattr(autoencoder, "decode", lambda latents: decode(decoded.append(latents.detach()) or latents))
+    monkeypatch.setattr(AutoencoderTask, "KL", 0.0)
+    index = torch.arange(4).repeat(50)
+
+    def loss(noise: float) -> float:
+        task = AutoencoderTask(autoencoder, Squares(), 16, noise=noise)
+        return float(task.loss(index, torch.Generator().manual_seed(0))[0].detach())
+
+    loss(0.0)
+    before = loss(0.5)
+    plain, noised = decoded
+    clean = 40  # A fifth of them.
+    assert torch.equal(plain[:clean], noised[:clean])
+    size = (noised - plain)[clean:].square().mean(dim=(0, 2, 3)).sqrt() / plain.std(dim=(0, 2, 3))
+    torch.testing.assert_close(size, torch.full_like(size, 0.5), rtol=0.2, atol=0)
+    standardise(autoencoder, Squares())
+    assert loss(0.5) == pytest.approx(before, rel=1e-3)
+
+
 def test_a_perfect_reconstruction_has_no_loss():
     pixels = Squares().all
     assert float(reconstruction_loss(pixels, pixels)) == 0
     # A picture too light by 0.1 everywhere has no error of gradients: 0.1 + 2 * 0.01.
     assert float(reconstruction_loss(pixels + 0.1, pixels)) == pytest.approx(0.12, rel=1e-4)
+    counts = torch.zeros(len(pixels))
+    counts[0] = 1
+    assert float(reconstruction_loss(pixels + 0.1, pixels, counts)) == pytest.approx(0.12 / len(pixels), rel=1e-4)
 
 
 def test_psnr_in_closed_form():

@@ -11,7 +11,7 @@ import json
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,8 +23,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from mezzotint.store.beside import file_beside, make_folder
 from mezzotint.training import workers
 from mezzotint.training.fit_config import FitConfig
+from mezzotint.training.muon import Muon, matrices
 from mezzotint.types import UserError
 
+HOW = ("fused", "foreach")
+"""Settings of an optimiser that say how it is computed, which is not what it has learnt."""
 MOST_DIVERGED = 20
 """Steps in a row without a finite gradient, after which there is no hope."""
 
@@ -84,14 +87,11 @@ def fit(
     device = next(network.parameters()).device
     workers.join()
     average = copy.deepcopy(network).requires_grad_(False) if config.ema > 0 else network
-    decayed = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
-    others = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    optimisers = _optimisers(network, config)
     checkpoint, log = folder / "checkpoint.pt", folder / "log.jsonl"
     seen, spent = 0, 0.0
     if resume and checkpoint.exists():
-        seen, spent = _restore(checkpoint, config, network, average, optimiser)
+        seen, spent = _restore(checkpoint, config, network, average, optimisers)
         if workers.leads():
             _cut(log, seen)
     elif workers.leads():
@@ -101,18 +101,20 @@ def fit(
     sums: dict[str, float] = {}
     steps = diverged = 0
     while seen < config.images:
-        for group in optimiser.param_groups:
-            group["lr"] = config.lr_at(seen)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = config.lr_at(seen)
         generator = torch.Generator().manual_seed(config.seed * 1_000_000_007 + seen + workers.rank())
         index = workers.share(places(len(task), seen, config.batch, config.seed))
         with workers.agreed(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss, figures = task.loss(index, generator)
-        optimiser.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
         loss.backward()
         workers.average_gradients(network)
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         if torch.isfinite(norm):
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
             diverged = 0
         else:
             diverged += 1
@@ -140,7 +142,7 @@ def fit(
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                 "seen": seen,
                 "seconds": seconds,
                 "config": repr(config),
@@ -148,6 +150,19 @@ def fit(
             _save(state, checkpoint)
             saved = time.monotonic()
     return average
+
+
+def _optimisers(network: nn.Module, config: FitConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, and before it Muon for the matrices that it is for, if so configured."""
+    muon = matrices(network) if config.muon else []
+    theirs = {id(parameter) for parameter in muon}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in theirs]
+    groups = [
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    return [*([Muon(muon, lr=config.lr, weight_decay=config.weight_decay)] if muon else []), adamw]
 
 
 def _save(state: Mapping[str, object], checkpoint: Path) -> None:
@@ -198,7 +213,7 @@ def _blend(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def _restore(
-    path: Path, config: FitConfig, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+    path: Path, config: FitConfig, network: nn.Module, average: nn.Module, optimisers: Sequence[torch.optim.Optimizer]
 ) -> tuple[int, float]:
     try:
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -210,10 +225,10 @@ def _restore(
     try:
         network.load_state_dict(values["network"])
         average.load_state_dict(values["average"])
-        state = values["optimiser"]
-        for group, own in zip(state["param_groups"], optimiser.param_groups, strict=True):
-            group.update(fused=own["fused"], foreach=own["foreach"])  # How it is computed is not what it has learnt.
-        optimiser.load_state_dict(state)
+        for state, optimiser in zip(values["optimisers"], optimisers, strict=True):
+            for group, own in zip(state["param_groups"], optimiser.param_groups, strict=True):
+                group.update({name: own[name] for name in HOW if name in own})
+            optimiser.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{path} was made for another network: resume with the same recipe.") from error
     return values["seen"], values["seconds"]

@@ -20,6 +20,8 @@ class FitConfig:
     """Peak learning rate of AdamW (arXiv:1711.05101)."""
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
+    muon: bool = False
+    """Whether matrices inside the network learn by Muon (arXiv:2502.16982), the rest by AdamW; lr is for both."""
     warmup: int = 2000
     """Images over which the learning rate rises from zero."""
     fall: float = 0.35

@@ -26,7 +26,14 @@ class VAERecipe:
     network: AutoencoderConfig
     crop: int
     """Side of the squares that are cut from pictures, in pixels."""
+    noise: float = 0.0
+    """Of what size noise is added to latents before they are decoded, against their own deviation."""
     fit: FitConfig
+
+    def __post_init__(self) -> None:
+        """Raise UserError for noise that cannot be."""
+        if not 0 <= self.noise < math.inf:
+            raise UserError(f"vae.noise is {self.noise}; it must be at least 0, and not infinite.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def train_vae(run: Run) -> None:
     assert isinstance(autoencoder, Autoencoder)
     autoencoder = channels_last(autoencoder.to(run.device))
     pictures = run.pictures()
-    network = run.fit("vae", AutoencoderTask(autoencoder, pictures, recipe.crop), recipe.fit)
+    network = run.fit("vae", AutoencoderTask(autoencoder, pictures, recipe.crop, noise=recipe.noise), recipe.fit)
     if not workers.leads():
         return
     assert isinstance(network, Autoencoder)

@@ -7,8 +7,7 @@ and the step as long as AdamW's (Liu et al. 2025, arXiv:2502.16982, section 2.2)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +43,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
-        """One step along the directions of Nesterov's momentum."""
-        assert closure is None
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step along the directions of Nesterov's momentum; what evaluates a loss anew (`closure`) is not taken."""
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[nn.Parameter]] = {}
             for parameter in group["params"]:

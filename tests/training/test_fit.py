@@ -308,11 +308,13 @@ def test_a_checkpoint_of_another_way_to_compute_adamw_goes_on(tmp_path: Path):
         fit(Straight(), config(), tmp_path / "run", report=stop_at(56), checkpoint_seconds=-1)
     path = tmp_path / "run" / "checkpoint.pt"
     values = torch.load(path, weights_only=True)
-    for group in values["optimisers"][0]["param_groups"]:
+    for group in values["optimiser"][0]["param_groups"]:
         group.update(foreach=True, fused=None)
+    values["optimiser"] = values["optimiser"][0]  # And before there was a second optimiser.
+    values["config"] = values["config"].replace("muon=False, ", "")
     torch.save(values, path)
     assert equal(weights(fit(Straight(), config(), tmp_path / "run", resume=True)), weights(whole))
-    groups = torch.load(path, weights_only=True)["optimisers"][0]["param_groups"]
+    groups = torch.load(path, weights_only=True)["optimiser"][0]["param_groups"]
     assert [(group["fused"], group["foreach"]) for group in groups] == [(True, None)] * 2
 
 

@@ -28,6 +28,7 @@ from mezzotint.noise.parameterisation import Prediction, scalings
 from mezzotint.noise.schedule import NoiseSchedule
 from mezzotint.store.folder import Parts
 from mezzotint.text.tokenizer import Tokenizer
+from mezzotint.training import vae
 from mezzotint.training.cells import Cells, cells_loss
 from mezzotint.training.clip import (
     ABSENT,
@@ -431,28 +432,55 @@ def test_the_loss_of_an_autoencoder_counts_its_kl(autoencoder: Autoencoder):
     assert all(p.grad is not None for p in autoencoder.parameters())
 
 
-def test_latents_are_noised_by_their_own_deviation_and_cannot_outgrow_it(
+def test_latents_are_noised_by_their_own_deviation_and_the_noisier_count_less(
     autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ):
     decoded: list[Tensor] = []
-    decode = autoencoder.decode
+    counted: list[Tensor] = []
+    decode, loss = autoencoder.decode, vae.reconstruction_loss
+
+    def watched_loss(drawn: Tensor, pixels: Tensor, counts: Tensor) -> Tensor:
+        counted.append(counts)
+        return loss(drawn, pixels, counts)
+
     monkeypatch.setattr(autoencoder, "decode", lambda latents: decode(decoded.append(latents.detach()) or latents))
-    monkeypatch.setattr(AutoencoderTask, "KL", 0.0)
-    index = torch.arange(4).repeat(50)
-
-    def loss(noise: float) -> float:
+    monkeypatch.setattr(vae, "reconstruction_loss", watched_loss)
+    for noise in (0.0, 0.5):
         task = AutoencoderTask(autoencoder, Squares(), 16, noise=noise)
-        return float(task.loss(index, torch.Generator().manual_seed(0))[0].detach())
-
-    loss(0.0)
-    before = loss(0.5)
+        task.loss(torch.arange(4).repeat(100), torch.Generator().manual_seed(0))
     plain, noised = decoded
-    clean = 40  # A fifth of them.
-    assert torch.equal(plain[:clean], noised[:clean])
-    size = (noised - plain)[clean:].square().mean(dim=(0, 2, 3)).sqrt() / plain.std(dim=(0, 2, 3))
-    torch.testing.assert_close(size, torch.full_like(size, 0.5), rtol=0.2, atol=0)
-    standardise(autoencoder, Squares())
-    assert loss(0.5) == pytest.approx(before, rel=1e-3)
+    assert counted[0].tolist() == [1] * 400
+    difference = (noised - plain) / (0.5 * plain.std(dim=(0, 2, 3), keepdim=True))
+    size = difference.square().mean(dim=(1, 2, 3)).sqrt()  # Of each picture, by its 16 values.
+    clean = size == 0
+    assert 0.1 < float(clean.float().mean()) < 0.3
+    assert torch.equal(counted[1] == 1, clean)
+    assert float((counted[1] - 1 / (1 + size.square()))[~clean].abs().mean()) < 0.1
+    assert float(size[~clean].square().mean()) == pytest.approx(1, rel=0.2)  # Half-normal:
+    assert float((size[~clean] < 0.6745).float().mean()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_latents_gain_nothing_by_growing(autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(AutoencoderTask, "KL", 0.0)
+    task = AutoencoderTask(autoencoder, Squares(), 16, noise=0.5)
+    task.loss(torch.arange(4).repeat(8), torch.Generator().manual_seed(0))[0].backward()
+    quant, post = autoencoder.quant_conv, autoencoder.post_quant_conv
+    assert isinstance(quant, nn.Conv2d)
+    assert isinstance(post, nn.Conv2d)
+    means = slice(0, post.in_channels)
+
+    def along(parameter: Tensor | None, rows: slice = slice(None)) -> float:
+        """How the loss changes as these values grow in proportion."""
+        assert parameter is not None
+        assert parameter.grad is not None
+        return float((parameter.detach() * parameter.grad)[rows].sum())
+
+    assert quant.bias is not None
+    assert quant.bias.grad is not None
+    spread = 2 * float(quant.bias.grad[post.in_channels :].sum())  # Log-variances grow by twice the logarithm.
+    grown = along(quant.weight, means) + along(quant.bias, means) + spread
+    assert grown == pytest.approx(along(post.weight), abs=1e-5)
+    assert abs(along(post.weight)) > 1e-3
 
 
 def test_a_perfect_reconstruction_has_no_loss():
@@ -460,6 +488,14 @@ def test_a_perfect_reconstruction_has_no_loss():
     assert float(reconstruction_loss(pixels, pixels)) == 0
     # A picture too light by 0.1 everywhere has no error of gradients: 0.1 + 2 * 0.01.
     assert float(reconstruction_loss(pixels + 0.1, pixels)) == pytest.approx(0.12, rel=1e-4)
+    errors = (pixels + 0.1).requires_grad_(True)
+    reconstruction_loss(errors, pixels).backward()
+    gradient = errors.grad
+    errors.grad = None
+    (row_errors(errors, pixels).mean() + 2 * F.mse_loss(errors, pixels)).backward()
+    assert gradient is not None
+    assert errors.grad is not None
+    torch.testing.assert_close(gradient, errors.grad)
     counts = torch.zeros(len(pixels))
     counts[0] = 1
     assert float(reconstruction_loss(pixels + 0.1, pixels, counts)) == pytest.approx(0.12 / len(pixels), rel=1e-4)

@@ -26,7 +26,7 @@ from mezzotint.training.fit_config import FitConfig
 from mezzotint.training.muon import Muon, matrices
 from mezzotint.types import UserError
 
-HOW = ("fused", "foreach")
+COMPUTED = ("fused", "foreach")
 """Settings of an optimiser that say how it is computed, which is not what it has learnt."""
 MOST_DIVERGED = 20
 """Steps in a row without a finite gradient, after which there is no hope."""
@@ -87,7 +87,8 @@ def fit(
     device = next(network.parameters()).device
     workers.join()
     average = copy.deepcopy(network).requires_grad_(False) if config.ema > 0 else network
-    optimisers = _optimisers(network, config)
+    bf16 = config.bf16 and computes_bf16(device)
+    optimisers = _optimisers(network, config, bf16)
     checkpoint, log = folder / "checkpoint.pt", folder / "log.jsonl"
     seen, spent = 0, 0.0
     if resume and checkpoint.exists():
@@ -96,7 +97,6 @@ def fit(
             _cut(log, seen)
     elif workers.leads():
         log.unlink(missing_ok=True)
-    bf16 = config.bf16 and computes_bf16(device)
     began = saved = time.monotonic()
     sums: dict[str, float] = {}
     steps = diverged = 0
@@ -142,7 +142,7 @@ def fit(
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
-                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                "optimiser": [optimiser.state_dict() for optimiser in optimisers],
                 "seen": seen,
                 "seconds": seconds,
                 "config": repr(config),
@@ -152,8 +152,8 @@ def fit(
     return average
 
 
-def _optimisers(network: nn.Module, config: FitConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, and before it Muon for the matrices that it is for, if so configured."""
+def _optimisers(network: nn.Module, config: FitConfig, bf16: bool) -> list[torch.optim.Optimizer]:
+    """AdamW, and before it Muon for the matrices that it is for, if so configured; `bf16` as for `Muon`."""
     muon = matrices(network) if config.muon else []
     theirs = {id(parameter) for parameter in muon}
     others = [p for p in network.parameters() if p.requires_grad and id(p) not in theirs]
@@ -162,7 +162,7 @@ def _optimisers(network: nn.Module, config: FitConfig) -> list[torch.optim.Optim
         {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
-    return [*([Muon(muon, lr=config.lr, weight_decay=config.weight_decay)] if muon else []), adamw]
+    return [*([Muon(muon, lr=config.lr, weight_decay=config.weight_decay, bf16=bf16)] if muon else []), adamw]
 
 
 def _save(state: Mapping[str, object], checkpoint: Path) -> None:
@@ -220,14 +220,15 @@ def _restore(
         made_by = values["config"]
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged: remove it to begin this stage again.") from error
-    if made_by != repr(config):
+    if made_by not in (repr(config), repr(config).replace("muon=False, ", "")):  # Older ones know of no Muon.
         raise UserError(f"{path} was made by another configuration ({made_by}): resume with the same one.")
     try:
         network.load_state_dict(values["network"])
         average.load_state_dict(values["average"])
-        for state, optimiser in zip(values["optimisers"], optimisers, strict=True):
+        kept = values["optimiser"]
+        for state, optimiser in zip(kept if isinstance(kept, list) else [kept], optimisers, strict=True):
             for group, own in zip(state["param_groups"], optimiser.param_groups, strict=True):
-                group.update({name: own[name] for name in HOW if name in own})
+                group.update({name: own[name] for name in COMPUTED if name in own})
             optimiser.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{path} was made for another network: resume with the same recipe.") from error

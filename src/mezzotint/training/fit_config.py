@@ -17,11 +17,12 @@ class FitConfig:
     batch: int = 64
     """Images a step."""
     lr: float = 1e-3
-    """Peak learning rate of AdamW (arXiv:1711.05101)."""
+    """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW (arXiv:1711.05101)."""
     weight_decay: float = 0.01
     muon: bool = False
-    """Whether matrices inside the network learn by Muon (arXiv:2502.16982), the rest by AdamW; lr is for both."""
+    """Whether matrices both of whose sides are 64 or longer learn by Muon (arXiv:2502.16982), the rest by AdamW."""
     warmup: int = 2000
     """Images over which the learning rate rises from zero."""
     fall: float = 0.35

@@ -1,13 +1,11 @@
 """Learn the latent space: an autoencoder with a small Kullback-Leibler term (arXiv:2112.10752, section 3.1).
 
-A U-Net leaves a little noise in what it draws, most of all around edges. A decoder that has pictures to make of noised
-latents has the encoder say what matters in a way that noise of that size leaves legible (Yang et al. 2025,
-arXiv:2507.15856).
+A U-Net leaves a little noise in what it draws, most of all around edges. Where latents are noised while the autoencoder
+learns, its encoder comes to say what matters in a way that such noise leaves legible. So do Yang et al. 2025
+(arXiv:2507.15856), with more noise and with patches masked.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +17,15 @@ from mezzotint.vae.autoencoder import Autoencoder
 
 
 class AutoencoderTask:
-    """Reconstruct square crops. The loss adds up absolute error, error of the picture's gradients at three scales, and
-    squared error (what the signal-to-noise ratio counts); edges at several scales stand in for a perceptual network.
+    """Reconstruct square crops, from noised latents if so wished.
+
+    The loss adds up absolute error, error of the picture's gradients at three scales, and squared error (what the
+    signal-to-noise ratio counts); edges at several scales stand in for a perceptual network.
     """
 
     KL = 1e-4
     CLEAN = 0.2
-    """Share of the pictures whose latents are not noised, where others are."""
+    """Of the pictures the share, by chance, whose latents are not noised where others are."""
 
     def __init__(self, autoencoder: Autoencoder, pictures: Pictures, crop: int, *, noise: float = 0.0) -> None:
         """`noise`: of what size noise is added to latents, against their own deviation; that of each picture is
@@ -44,18 +44,19 @@ class AutoencoderTask:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         moments = self._autoencoder.encode(pixels)
         noise = torch.randn(moments.mean.shape, generator=generator).to(device)
-        latents, clean, counts = moments.sample(noise), len(index), 1.0
+        latents, counts = moments.sample(noise), torch.ones(len(index), device=device)
         if self._noise > 0:
-            clean = math.ceil(self.CLEAN * len(index))
             size = torch.randn(len(index), generator=generator).abs().to(device)
-            size[:clean], counts = 0, 1 / (1 + size.square())
-            deviation = latents.std(dim=(0, 2, 3), keepdim=True)  # Not fixed, or latents would grow to drown the noise.
+            size[torch.rand(len(index), generator=generator).to(device) < self.CLEAN] = 0
+            counts = 1 / (1 + size.square())
+            # It follows the latents, gradient and all: there is nothing to gain for them by growing.
+            deviation = latents.std(dim=(0, 2, 3), keepdim=True, correction=0)
             noise = torch.randn(latents.shape, generator=generator).to(device)
             latents = latents + self._noise * size[:, None, None, None] * deviation * noise
         drawn = self._autoencoder.decode(latents).float()
         kl = moments.kl().float().mean() / moments.mean[0].numel()
         loss = reconstruction_loss(drawn, pixels, counts) + self.KL * kl
-        return loss, {"psnr": psnr(drawn[:clean].detach(), pixels[:clean]), "kl": kl.detach()}
+        return loss, {"psnr": psnr(drawn.detach(), pixels), "kl": kl.detach()}
 
 
 def random_crops(pixels: Tensor, size: int, generator: torch.Generator, *, tries: int = 3) -> Tensor:
@@ -86,8 +87,9 @@ def lively_corners(
 
 def reconstruction_loss(drawn: Tensor, pixels: Tensor, counts: Tensor | float = 1.0) -> Tensor:
     """Error of [B 3 H W] against the truth, one number; `counts` [B] is what each counts."""
+    absolute = row_errors(drawn, pixels)
     squared = (drawn - pixels).square().flatten(1).mean(dim=1)
-    return ((row_errors(drawn, pixels) + 2 * squared) * counts).mean()
+    return ((absolute + 2 * squared) * counts).mean()
 
 
 def row_errors(drawn: Tensor, pixels: Tensor) -> Tensor:
